@@ -1,0 +1,84 @@
+"""How total charge and spin multiplicity enter the network.
+
+Both variants share their weight over the molecule's atoms by attention, so one electron
+more is one electron more in a molecule of any size, and both add exactly nothing to a
+neutral singlet.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from physnet_ase.config import ModelConfig
+from physnet_ase.graph import Graph
+from physnet_ase.network.interaction import ResidualBlock, dense
+
+
+def signed_signal(psi: Float[Array, " molecules"]) -> Float[Array, "molecules 2"]:
+    """relu([ψ, -ψ]): gain and loss of electrons get weights of their own."""
+    return jax.nn.relu(jnp.stack([psi, -psi], axis=1))
+
+
+class StateSignal(nn.Module):
+    """One vector per molecule for its charge or its spin; zero for charge 0, 2S+1 = 1."""
+
+    config: ModelConfig
+    kind: str
+
+    @nn.compact
+    def __call__(self, graph: Graph, dtype: jnp.dtype) -> Float[Array, "molecules s"]:
+        """Return the signal of ``kind`` "charge" or "spin"."""
+        charge = self.kind == "charge"
+        if self.config.conditioning == "attention":
+            if charge:
+                return signed_signal(graph.total_charge.astype(dtype))
+            return (graph.spin_multiplicity - 1).astype(dtype)[:, None]
+        low, high = self.config.charge_range if charge else self.config.spin_range
+        size = (
+            self.config.charge_embedding_size
+            if charge
+            else self.config.spin_embedding_size
+        )
+        state = graph.total_charge if charge else graph.spin_multiplicity
+        reference = 0 if charge else 1
+        table = nn.Embed(high - low + 1, size, name="table")
+        rows = table(state - low) - table(jnp.full_like(state, reference - low))
+        return rows.astype(dtype)
+
+
+class StateConditioning(nn.Module):
+    """Attention over atoms: each takes a share of the state's vector that suits it.
+
+    a_i = softplus(q_i·k/√F), normalised over the molecule, times the value v, through a
+    bias-free residual block (Unke et al., Nat. Commun. 2021, 12, 7273, Eq. 10 and 11).
+    """
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self, features: Float[Array, "atoms features"], graph: Graph
+    ) -> Float[Array, "atoms features"]:
+        """Return what charge and spin add to the atoms' features."""
+        size, dtype = self.config.num_features, features.dtype
+        num_molecules = graph.total_charge.shape[0]
+        added = jnp.zeros_like(features)
+        for kind in ("charge", "spin"):
+            signal = StateSignal(self.config, kind, name=kind)(graph, dtype)
+            length = jnp.maximum(jnp.max(jnp.abs(signal), axis=1, keepdims=True), 1.0)
+            key = dense(size, f"{kind}_key", use_bias=False)(signal / length)
+            value = dense(size, f"{kind}_value", use_bias=False)(signal)
+            query = dense(size, f"{kind}_query")(features)
+            score = jnp.sum(query * key[graph.molecule_index], axis=1) / size**0.5
+            score = jnp.where(graph.atom_mask, jax.nn.softplus(score), 0.0)
+            total = jax.ops.segment_sum(
+                score, graph.molecule_index, num_molecules, indices_are_sorted=True
+            )
+            total = jnp.where(total > 0.0, total, 1.0)  # a filler row has no atoms
+            share = (score / total[graph.molecule_index])[:, None]
+            update = share * value[graph.molecule_index]
+            added = added + ResidualBlock(use_bias=False, name=f"{kind}_residual")(
+                update
+            )
+        return added

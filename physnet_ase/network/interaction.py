@@ -1,0 +1,113 @@
+"""PhysNet's building blocks: activation, residual block, interaction block."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from physnet_ase.config import ModelConfig
+
+glorot = nn.initializers.glorot_normal()
+
+
+def shifted_softplus(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """σ(x) = ln(eˣ/2 + 1/2), zero at zero (Unke & Meuwly 2019, Eq. 2)."""
+    return jax.nn.softplus(x) - jnp.log(2.0).astype(x.dtype)
+
+
+def dense(features: int, name: str, *, use_bias: bool = True) -> nn.Dense:
+    """Linear layer with a Glorot kernel."""
+    return nn.Dense(
+        features, use_bias=use_bias, kernel_init=glorot, name=name
+    )
+
+
+class ResidualBlock(nn.Module):
+    """x + W₂ σ(W₁ σ(x) + b₁) + b₂ (Unke & Meuwly 2019, Eq. 4)."""
+
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n features"]) -> Float[Array, "n features"]:
+        """Return the refined features."""
+        size = x.shape[-1]
+        hidden = dense(size, "inner", use_bias=self.use_bias)(shifted_softplus(x))
+        return x + dense(size, "residual", use_bias=self.use_bias)(
+            shifted_softplus(hidden)
+        )
+
+
+def degree_components(
+    directions: Float[Array, "pairs 3"], max_degree: int
+) -> list[Float[Array, "pairs components"]]:
+    """Cartesian p and real d harmonics of unit vectors, each set of norm 1.
+
+    Sums of products over one set are rotation invariant, so contracting a set with
+    itself gives scalars (Unke et al., Nat. Commun. 2021, 12, 7273, Eq. 9).
+    """
+    x, y, z = directions[:, 0], directions[:, 1], directions[:, 2]
+    sets = []
+    if max_degree >= 1:
+        sets.append(directions)
+    if max_degree >= 2:
+        root3 = 3.0**0.5
+        sets.append(
+            jnp.stack(
+                [
+                    root3 * x * y,
+                    root3 * y * z,
+                    root3 * x * z,
+                    0.5 * (3.0 * z * z - 1.0),
+                    0.5 * root3 * (x * x - y * y),
+                ],
+                axis=1,
+            )
+        )
+    return sets
+
+
+class InteractionBlock(nn.Module):
+    """Messages from neighbours, refined and added to the atom (paper, Eq. 5 and 6).
+
+    The attention mask G g(r) of PhysNet weighs each neighbour's features. With
+    ``max_degree`` p- and d-type messages are summed as vectors and tensors and
+    contracted to scalars, which tells angles apart within one block.
+    """
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        features: Float[Array, "atoms features"],
+        radial: Float[Array, "pairs radial"],
+        directions: Float[Array, "pairs 3"],
+        senders: Int[Array, " pairs"],
+        receivers: Int[Array, " pairs"],
+    ) -> Float[Array, "atoms features"]:
+        """Return the atoms' features after one exchange with their neighbours."""
+        size, degree = self.config.num_features, self.config.max_degree
+        num_atoms = features.shape[0]
+
+        def gather_sum(values: jax.Array) -> jax.Array:
+            return jax.ops.segment_sum(
+                values, receivers, num_atoms, indices_are_sorted=True
+            )
+
+        active = shifted_softplus(features)
+        message = shifted_softplus(dense(size, "self")(active))
+        channels = size * (1 + degree)
+        masks = dense(channels, "mask", use_bias=False)(radial)
+        sent = shifted_softplus(dense(channels, "neighbor")(active))
+        weighted = jnp.split(masks * sent[senders], 1 + degree, axis=1)
+        message = message + gather_sum(weighted[0])
+        for index, components in enumerate(degree_components(directions, degree)):
+            values = components[:, :, None] * weighted[index + 1][:, None, :]
+            summed = gather_sum(values)
+            left = dense(size, f"left_{index + 1}", use_bias=False)(summed)
+            right = dense(size, f"right_{index + 1}", use_bias=False)(summed)
+            message = message + jnp.sum(left * right, axis=1)
+        for index in range(self.config.num_residual_interaction):
+            message = ResidualBlock(name=f"residual_{index}")(message)
+        gate = self.param("gate", nn.initializers.ones, (size,)).astype(features.dtype)
+        return gate * features + dense(size, "output")(shifted_softplus(message))

@@ -1,0 +1,109 @@
+"""PhysNet (Unke & Meuwly, J. Chem. Theory Comput. 2019, 15, 3678) with electronic state."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from physnet_ase.config import ModelConfig
+from physnet_ase.graph import Graph
+from physnet_ase.network.conditioning import StateConditioning
+from physnet_ase.network.interaction import (
+    InteractionBlock,
+    ResidualBlock,
+    dense,
+    shifted_softplus,
+)
+from physnet_ase.network.radial import RadialBasis
+
+NUM_ELEMENTS = 119
+"""Rows of the element tables: atomic numbers 1-118 and 0 for padding."""
+NUM_OUTPUTS = 3
+"""Energy, charge and spin population of an atom."""
+
+
+class NetworkOutput(NamedTuple):
+    """Per-atom outputs, summed over blocks; padded atoms hold zeros."""
+
+    energies: Float[Array, " atoms"]  # eV, without references and physics
+    charges: Float[Array, " atoms"]  # e, before they are shifted to sum to Q
+    spin_populations: Float[Array, " atoms"]  # before they are shifted to sum to 2S
+    features: Float[Array, "atoms features"]
+    nonhierarchicality: Float[Array, " atoms"]  # penalty of Eq. 12, per atom
+
+
+class OutputBlock(nn.Module):
+    """Residual blocks and a linear map from features to outputs (paper, Eq. 10)."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self, features: Float[Array, "atoms features"]
+    ) -> Float[Array, "atoms outputs"]:
+        """Return this block's contribution to energy, charge and spin population."""
+        for index in range(self.config.num_residual_output):
+            features = ResidualBlock(name=f"residual_{index}")(features)
+        return dense(NUM_OUTPUTS, "head", use_bias=False)(shifted_softplus(features))
+
+
+class PhysNet(nn.Module):
+    """Message passing over flat pairs; the state enters before every interaction."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        graph: Graph,
+        distances: Float[Array, " pairs"],
+        directions: Float[Array, "pairs 3"],
+    ) -> NetworkOutput:
+        """Map a graph to per-atom outputs.
+
+        Args:
+            graph: The batch; its positions are not read, only numbers, pairs, state.
+            distances: Å; a padded pair's lies at or beyond the cutoff.
+            directions: Unit vectors from receiver to sender.
+        """
+        config, dtype = self.config, distances.dtype
+        radial = RadialBasis(config, name="radial")(distances)
+        features = nn.Embed(
+            NUM_ELEMENTS,
+            config.num_features,
+            embedding_init=nn.initializers.uniform(scale=2.0 * 3.0**0.5),
+            name="elements",
+        )(graph.atomic_numbers).astype(dtype)
+        features = features - jnp.asarray(3.0**0.5, dtype)
+        total = jnp.zeros((features.shape[0], NUM_OUTPUTS), dtype)
+        penalty = jnp.zeros(features.shape[0], dtype)
+        previous = None
+        for block in range(config.num_blocks):
+            features = features + StateConditioning(config, name=f"state_{block}")(
+                features, graph
+            )
+            features = InteractionBlock(config, name=f"interaction_{block}")(
+                features, radial, directions, graph.senders, graph.receivers
+            )
+            for index in range(config.num_residual_atomic):
+                features = ResidualBlock(name=f"atomic_{block}_{index}")(features)
+            output = OutputBlock(config, name=f"output_{block}")(features)
+            total = total + output
+            squared = output[:, 0] ** 2
+            if previous is not None:
+                penalty = penalty + squared / (squared + previous + 1e-7)
+            previous = squared
+        scale = self.param("scale", nn.initializers.ones, (NUM_ELEMENTS, NUM_OUTPUTS))
+        shift = self.param("shift", nn.initializers.zeros, (NUM_ELEMENTS, NUM_OUTPUTS))
+        total = (
+            total * scale[graph.atomic_numbers].astype(dtype)
+            + shift[graph.atomic_numbers].astype(dtype)
+        ) * graph.atom_mask[:, None]
+        return NetworkOutput(
+            energies=total[:, 0],
+            charges=total[:, 1],
+            spin_populations=total[:, 2],
+            features=features * graph.atom_mask[:, None],
+            nonhierarchicality=penalty * graph.atom_mask / max(config.num_blocks - 1, 1),
+        )

@@ -1,0 +1,1 @@
+"""The terms with formulas: they act on per-atom quantities and pair distances."""

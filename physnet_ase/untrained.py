@@ -1,0 +1,119 @@
+"""A potential with random weights, for tests and benchmarks."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ase.data import chemical_symbols
+
+from physnet_ase.config import ModelConfig, resolve_config
+from physnet_ase.graph import Graph
+from physnet_ase.metadata import ModelMetadata, StateRecord
+from physnet_ase.neighbors import Structure, build_graph, find_pairs
+from physnet_ase.network.physnet import PhysNet
+from physnet_ase.potential import Params, Potential
+from physnet_ase.state import as_state
+
+OUTPUT_SIZES = np.array([1.0, 0.2, 0.2], np.float32)
+"""Typical atomic energy (eV), charge (e) and spin population that outputs get."""
+
+
+def initial_parameters(config: ModelConfig, graph: Graph, seed: int) -> Params:
+    """Random float32 parameters, outputs scaled to :data:`OUTPUT_SIZES` on ``graph``.
+
+    No layer starts at zero; a trainer that wants PhysNet's zero outputs clears them.
+    """
+    graph = graph._replace(
+        positions=graph.positions.astype(np.float32),
+        shifts=graph.shifts.astype(np.float32),
+    )
+    network = PhysNet(config)
+
+    @jax.jit
+    def initialise(key: jax.Array) -> tuple[Params, jax.Array]:
+        vectors = (
+            graph.positions[graph.senders]
+            + graph.shifts
+            - graph.positions[graph.receivers]
+        )
+        mask = jnp.asarray(graph.pair_mask)
+        vectors = jnp.where(mask[:, None], vectors, config.cutoff)
+        distances = jnp.linalg.norm(vectors, axis=1)
+        inputs = (graph, distances, vectors / distances[:, None])
+        params = network.init(key, *inputs)["params"]
+        output = network.apply({"params": params}, *inputs)
+        raw = jnp.stack([output.energies, output.charges, output.spin_populations])
+        mask = jnp.asarray(graph.atom_mask)
+        size = jnp.sqrt(jnp.sum(raw**2 * mask, axis=1) / jnp.sum(mask))
+        return params, size
+
+    params, size = jax.device_get(initialise(jax.random.key(seed)))
+    params = dict(params)
+    scale = OUTPUT_SIZES / np.maximum(size, 1e-6)
+    params["scale"] = np.broadcast_to(scale, params["scale"].shape).copy()
+    return params
+
+
+def random_molecules(
+    elements: Sequence[int], states: Sequence[Any], seed: int
+) -> Graph:
+    """Eight random open molecules, all states in turn, as one graph."""
+    rng = np.random.default_rng(seed)
+    structures = []
+    for _ in range(8):
+        numbers = rng.choice(np.asarray(elements, np.int32), size=6)
+        grid = np.array([[i, j, 0.0] for i in range(3) for j in range(2)])
+        positions = 1.4 * grid + rng.normal(scale=0.2, size=(6, 3))
+        structures.append(
+            Structure(numbers, positions, np.zeros((3, 3)), np.zeros(3, bool))
+        )
+    chosen = [as_state(states[i % len(states)]) for i in range(8)]
+    return build_graph(structures, chosen, [find_pairs(s, 10.0) for s in structures])
+
+
+def untrained_potential(
+    config: "ModelConfig | str" = "paper",
+    elements: Sequence[int] = (1, 6, 7, 8),
+    states: Sequence[Any] = ((0, 1), (1, 2), (-1, 2), (0, 3)),
+    seed: int = 0,
+) -> Potential:
+    """Return a potential with random weights for tests and benchmarks.
+
+    No layer is zero, outputs are scaled to about 1 eV per atom, and every state has
+    another energy. References are zero.
+
+    Args:
+        config: A preset's name or a configuration.
+        elements: Atomic numbers it accepts.
+        states: States it accepts, as ``ElectronicState`` or (charge, multiplicity).
+        seed: Same seed, same weights.
+
+    Raises:
+        ValueError: Unknown preset, or a state outside the configuration's ranges.
+    """
+    config = resolve_config(config)
+    checked = [as_state(state) for state in states]
+    for state in checked:
+        charges, spins = config.charge_range, config.spin_range
+        if not (
+            charges[0] <= state.charge <= charges[1]
+            and spins[0] <= state.multiplicity <= spins[1]
+        ):
+            raise ValueError(
+                f"{state} lies outside charge_range {charges} or spin_range {spins}"
+            )
+    params = initial_parameters(config, random_molecules(elements, checked, seed), seed)
+    metadata = ModelMetadata(
+        name="untrained",
+        description="random weights, for tests and benchmarks",
+        config=config,
+        element_energies={chemical_symbols[z]: 0.0 for z in elements},
+        states=[
+            StateRecord(charge=s.charge, multiplicity=s.multiplicity) for s in checked
+        ],
+    )
+    return Potential(metadata, params)
+
+
