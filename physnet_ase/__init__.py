@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from physnet_ase import simulate as simulate
     from physnet_ase import units as units
     from physnet_ase.calculator import PhysNetCalculator as PhysNetCalculator
+    from physnet_ase.checkpoint import load_potential as load_potential
     from physnet_ase.observables import electron_affinity as electron_affinity
     from physnet_ase.observables import fukui_functions as fukui_functions
     from physnet_ase.observables import ionization_energy as ionization_energy
@@ -23,14 +24,14 @@ if TYPE_CHECKING:
     from physnet_ase.observables import singlet_triplet_gap as singlet_triplet_gap
     from physnet_ase.observables import spin_ladder as spin_ladder
     from physnet_ase.potential import Potential as Potential
-    from physnet_ase.potential import load_potential as load_potential
-    from physnet_ase.potential import untrained_potential as untrained_potential
     from physnet_ase.state import ElectronicState as ElectronicState
+    from physnet_ase.untrained import untrained_potential as untrained_potential
 
 __version__ = "0.1.0"
 
 _MODULES = {
     "calculator": ("PhysNetCalculator",),
+    "checkpoint": ("load_potential",),
     "observables": (
         "electron_affinity",
         "fukui_functions",
@@ -41,8 +42,9 @@ _MODULES = {
         "singlet_triplet_gap",
         "spin_ladder",
     ),
-    "potential": ("Potential", "load_potential", "untrained_potential"),
+    "potential": ("Potential",),
     "state": ("ElectronicState",),
+    "untrained": ("untrained_potential",),
 }
 _SUBMODULES = ("jaxmd", "simulate", "units")
 _EXPORTS = {name: module for module, names in _MODULES.items() for name in names}
