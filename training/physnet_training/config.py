@@ -1,0 +1,134 @@
+"""The recipe of a training: one TOML file, validated before anything runs."""
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from physnet_ase.config import ModelConfig, resolve_config
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataConfig(_Section):
+    """Where the molecules come from; ``--data`` on the command line goes first."""
+
+    sources: tuple[str, ...] = Field(
+        (), description="a packed dataset, or files to convert; relative to the recipe"
+    )
+    assume_multiplicity: Literal["lowest"] | None = Field(
+        None, description="for data without spin: take the lowest of the right parity"
+    )
+
+
+class SplitConfig(_Section):
+    """Which molecules train, validate and test; stored with the run."""
+
+    kind: Literal["molecule", "geometry", "permutation"] = Field(
+        "molecule",
+        description="molecule: by index; geometry: all states of one geometry stay "
+        "together; permutation: first num_train, next num_validation, rest tests",
+    )
+    train_fraction: float = Field(0.9, gt=0, lt=1)
+    num_train: int | None = Field(None, ge=1)
+    num_validation: int | None = Field(None, ge=1)
+    holdout_groups: tuple[str, ...] = Field(
+        (), description="names of whole molecules kept for testing"
+    )
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _check_counts(self) -> "SplitConfig":
+        counted = self.num_train is not None and self.num_validation is not None
+        if (self.kind == "permutation") != counted:
+            raise ValueError(
+                "num_train and num_validation belong to split.kind = 'permutation', "
+                "which needs both"
+            )
+        return self
+
+
+class LossConfig(_Section):
+    """Weights of the loss terms (Unke & Meuwly 2019, Eq. 11; here in eV, Å, e)."""
+
+    energy: float = Field(1.0, ge=0, description="per eV")
+    forces: float = Field(52.9177, ge=0, description="per eV/Å")
+    dipole: float = Field(27.2114, ge=0, description="per e·Å")
+    charges: float = Field(14.3996, ge=0, description="per e")
+    spin_populations: float = Field(14.3996, ge=0, description="per electron")
+    nonhierarchicality: float = Field(0.01, ge=0)
+    huber_delta: float = Field(
+        0.0, ge=0, description="errors below it count quadratically; 0 is plain |error|"
+    )
+
+
+class OptimizerConfig(_Section):
+    """Adam with warm-up, cosine decay, clipping and an averaged copy of the weights."""
+
+    steps: int = Field(100_000, ge=1)
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    final_learning_rate: float = Field(1e-6, ge=0)
+    warmup_steps: int = Field(500, ge=0)
+    clip_norm: float = Field(1000.0, gt=0, description="global norm of the gradient")
+    weight_decay: float = Field(0.0, ge=0)
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    validate_every: int = Field(2_000, ge=1, description="steps")
+    seed: int = Field(0, ge=0, description="of the initial weights and of the order")
+
+
+class Recipe(_Section):
+    """Everything that decides a training."""
+
+    name: str = "untitled"
+    description: str = ""
+    data: DataConfig = Field(default_factory=DataConfig)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    split: SplitConfig = Field(default_factory=SplitConfig)
+    loss: LossConfig = Field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve_preset(cls, content: Any) -> Any:
+        if isinstance(content, dict) and isinstance(content.get("model"), (dict, str)):
+            return {**content, "model": resolve_config(content["model"])}
+        return content
+
+
+def recipe_from(content: dict[str, Any], origin: "str | Path") -> Recipe:
+    """Validate a recipe's content; ``origin`` is named in errors.
+
+    Raises:
+        ValueError: A key is unknown or a value out of range; the message names it.
+    """
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(map(str, problem['loc'])) or 'recipe'}: {problem['msg']}"
+            for problem in error.errors()
+        ]
+        raise ValueError(f"{origin}: " + "; ".join(lines)) from error
+
+
+def load_recipe(path: "str | Path") -> Recipe:
+    """Read and validate a recipe; relative sources count from its folder.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Not TOML, an unknown key, or a value out of range.
+    """
+    path = Path(path)
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid TOML: {error}") from error
+    recipe = recipe_from(content, path)
+    sources = tuple(str((path.parent / s).resolve()) for s in recipe.data.sources)
+    return recipe.model_copy(
+        update={"data": recipe.data.model_copy(update={"sources": sources})}
+    )

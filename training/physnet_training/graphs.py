@@ -1,0 +1,183 @@
+"""From molecule indices to padded graphs: gathering, pairs, the choice of a shape."""
+
+import logging
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from physnet_ase.graph import Graph
+from physnet_training.batching import (
+    Atoms,
+    Pairs,
+    Shape,
+    fits,
+    mixed_pairs,
+    open_pairs,
+    pad_graph,
+    periodic_pairs,
+)
+from physnet_training.packed import PackedDataset
+from physnet_training.shapes import choose_shapes
+
+Array = NDArray[Any]
+logger = logging.getLogger(__name__)
+
+_LABELS = ("energy", "forces", "dipole", "charges", "spin_populations")
+_PER_ATOM = ("forces", "charges", "spin_populations")
+_SAMPLE_ATOMS = 20_000  # atoms looked at to estimate the pairs within a cutoff
+_ESTIMATE_MARGIN = 1.3  # densities differ; an overflow costs one more compilation
+
+
+class GraphBuilder:
+    """Builds the graphs of one loader at one cutoff.
+
+    Args:
+        dataset: Where the molecules are.
+        indices: The loader's molecules.
+        slots: Molecules per graph.
+        cutoff: Pairs closer than this (Å); None: all pairs inside a molecule.
+        processes: With more than one process the shapes must agree without looking at
+            the others' positions, so capacities are those without a cutoff.
+
+    Raises:
+        ValueError: Periodic molecules without a cutoff.
+    """
+
+    def __init__(
+        self,
+        dataset: PackedDataset,
+        indices: Array,
+        slots: int,
+        *,
+        cutoff: float | None = None,
+        processes: int = 1,
+    ) -> None:
+        self.dataset = dataset
+        self.slots = slots
+        self.cutoff = cutoff
+        self.shapes: list[Shape] = []
+        self._periodic = dataset.periodic
+        self._labels = [name for name in _LABELS if name in dataset.fields]
+        if self._periodic and cutoff is None:
+            raise ValueError(
+                f"{dataset.path} holds periodic structures: graphs need a cutoff"
+            )
+        self._estimated = self._periodic or (cutoff is not None and processes == 1)
+        self._sample_sizes = np.zeros(0)
+        if self._estimated:
+            self._sample(indices)
+
+    def fit_shapes(self, sizes: Array, batches: list[Array]) -> None:
+        """Choose the static shapes.
+
+        Args:
+            sizes: Number of atoms of every molecule of the loader.
+            batches: Sizes of the molecules of some batches of this process.
+        """
+        top = min(self.slots, len(sizes))
+        largest = np.partition(sizes, -top)[-top:]
+        bound = self.need(largest)
+        if self._periodic:
+            crowd = largest * self._crowded * _ESTIMATE_MARGIN
+            bound = bound._replace(pairs=int(np.ceil(crowd.sum())))
+        elif self._estimated:
+            bound = bound._replace(pairs=2 * bound.long_pairs)
+        varied = self._estimated or bool((sizes != sizes[0]).any())
+        worst = bound._replace(atoms=bound.atoms + int(varied))
+        needs = np.array([self.need(batch) for batch in batches], dtype=np.float64)
+        margin = 1.15 if self._estimated else 1.05
+        self.shapes = choose_shapes(needs, worst, margin)
+
+    def need(self, sizes: Array) -> Shape:
+        """Atoms, pairs (estimated with a cutoff) and long pairs of such molecules."""
+        n = sizes.astype(np.float64)
+        neighbors = n - 1
+        if self._estimated:
+            near = np.interp(n, self._sample_sizes, self._sample_neighbors)
+            neighbors = near if self._periodic else np.minimum(neighbors, near)
+        long_pairs = n @ (n - 1) / 2
+        return Shape(int(n.sum()), int(np.ceil(n @ neighbors)), int(long_pairs))
+
+    def build(self, molecules: Array, others: list[Array] | None = None) -> Graph:
+        """The padded graph of these molecules.
+
+        Args:
+            molecules: Dataset indices, at most ``slots``.
+            others: The molecules of every process, where there are several: all of
+                them must come to the same shape.
+        """
+        atoms = self._gather(molecules)
+        pairs = self._pairs(atoms, molecules)
+        need = Shape(
+            len(atoms.atomic_numbers), len(pairs.senders), len(pairs.long_senders)
+        )
+        if others is not None:
+            sizes = self.dataset.n_atoms
+            needs = np.array([need, *(self.need(sizes[rows]) for rows in others)])
+            # One atom more, because the others' padded pairs need a place.
+            need = Shape(*(int(n) for n in needs.max(axis=0) + [1, 0, 0]))
+        return pad_graph(atoms, pairs, self._shape(need), self.slots)
+
+    def _shape(self, need: Shape) -> Shape:
+        for shape in self.shapes:
+            if fits(shape, need):
+                return shape
+        grown = Shape(*(int(np.ceil(1.2 * n)) + 1 for n in need))
+        logger.warning("no shape of %s holds %s: adding %s", self.shapes, need, grown)
+        self.shapes.append(grown)
+        return grown
+
+    def _gather(self, molecules: Array) -> Atoms:
+        data = self.dataset
+        rows = data.atom_rows(molecules)
+        charge, spin = data.states_of(molecules)
+        if self._periodic:
+            periodic = data.take("pbc", molecules).any(axis=1)
+        else:
+            periodic = np.zeros(len(molecules), dtype=bool)
+        return Atoms(
+            sizes=data.n_atoms[molecules],
+            atomic_numbers=data.take("atomic_numbers", rows),
+            positions=data.take("positions", rows),
+            total_charge=charge,
+            spin_multiplicity=spin,
+            periodic=periodic,
+            labels={
+                name: data.take(name, rows if name in _PER_ATOM else molecules)
+                for name in self._labels
+            },
+        )
+
+    def _pairs(self, atoms: Atoms, molecules: Array) -> Pairs:
+        if self.cutoff is None or not atoms.periodic.any():
+            return open_pairs(atoms.sizes, atoms.positions, self.cutoff)
+        cells = self.dataset.take("cell", molecules)
+        pbc = self.dataset.take("pbc", molecules)
+        return mixed_pairs(atoms, cells, pbc, self.cutoff)
+
+    def _sample(self, indices: Array) -> None:
+        """Neighbours per atom within the cutoff, looked up in some molecules."""
+        cutoff = float("inf") if self.cutoff is None else self.cutoff
+        sizes = self.dataset.n_atoms[indices]
+        count = int(np.clip(_SAMPLE_ATOMS / sizes.mean(), 16, len(indices)))
+        ranks = np.linspace(0, len(indices) - 1, min(count, len(indices))).astype(int)
+        rows = indices[np.argsort(sizes, kind="stable")[ranks]]
+        pbc = self.dataset.take("pbc", rows)
+        cells = self.dataset.take("cell", rows)
+        found = []
+        for row, cell, directions in zip(rows, cells, pbc):
+            atoms = np.arange(self.dataset.offsets[row], self.dataset.offsets[row + 1])
+            positions = self.dataset.take("positions", atoms)
+            if directions.any():
+                pairs = periodic_pairs(positions, cell, directions, cutoff)
+            else:
+                pairs = open_pairs(np.array([len(atoms)]), positions, cutoff)
+            found.append(len(pairs.senders) / len(atoms))
+        near = np.array(found)
+        self._crowded = float(near.max())
+        n = self.dataset.n_atoms[rows]
+        self._sample_sizes = np.unique(n)
+        self._sample_neighbors = np.array(
+            [near[n == size].mean() for size in self._sample_sizes]
+        )

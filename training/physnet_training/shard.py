@@ -1,0 +1,182 @@
+"""One directory of a packed dataset, memory-mapped and checked against its counts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from physnet_training.layout import (
+    FIELDS,
+    MANIFEST,
+    N_ATOMS,
+    OFFSETS,
+    OLD_CHARGE,
+    SCHEMA_VERSION,
+    Field,
+    sha256,
+)
+
+Array = NDArray[Any]
+
+
+class Shard:
+    """A directory with ``offsets.npy``, ``n_atoms.npy`` and the raw arrays.
+
+    Args:
+        path: The directory. Without a manifest (the origin's layout) the counts are
+            taken from ``n_atoms.npy``.
+
+    Raises:
+        ValueError: A file is missing, foreign, truncated or of another size than the
+            counts ask for; the message names it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.manifest = read_manifest(path)
+        self.n_atoms = _load_index(path / N_ATOMS, "<i4")
+        self.offsets = _load_index(path / OFFSETS, "<i8")
+        self.num_molecules = len(self.n_atoms)
+        self._check_counts()
+        self.num_atoms = int(self.offsets[-1])
+        self.arrays: dict[str, Array] = {}
+        for name, field in FIELDS.items():
+            array = self._open(name, field)
+            if array is not None:
+                self.arrays[name] = array
+        if "total_charge" not in self.arrays:
+            raise ValueError(
+                f"{path}: neither {FIELDS['total_charge'].file} nor {OLD_CHARGE.file} "
+                "is there, so the molecules' charges are unknown; convert the data "
+                "again with a charge for each molecule"
+            )
+
+    def take(self, name: str, rows: Array) -> Array:
+        """Rows of a field; NaN (or -1 for integers) where this shard lacks it."""
+        field = FIELDS[name]
+        array = self.arrays.get(name)
+        if array is not None:
+            return np.asarray(array[rows], dtype=field.dtype)
+        if name == "level" and len(self.manifest.get("levels", [])) == 1:
+            fill: float = 0
+        else:
+            fill = {"f": np.nan, "u": 0, "i": -1}[np.dtype(field.dtype).kind]
+        return np.full((len(rows), *field.shape), fill, dtype=field.dtype)
+
+    def verify(self) -> int:
+        """Recompute the checksums; return the number of files read.
+
+        Raises:
+            ValueError: A file differs from its checksum, or there are none.
+        """
+        checksums = self.manifest.get("sha256")
+        if not checksums:
+            raise ValueError(
+                f"{self.path} holds no checksums ({MANIFEST} is missing or has none); "
+                "convert the data again to get them"
+            )
+        for file, expected in checksums.items():
+            found = sha256(self.path / file)
+            if found != expected:
+                raise ValueError(
+                    f"{self.path / file} was changed since it was written: sha256 is "
+                    f"{found}, the manifest says {expected}; restore or convert again"
+                )
+        return len(checksums)
+
+    def _check_counts(self) -> None:
+        if self.num_molecules == 0:
+            raise ValueError(f"{self.path / N_ATOMS} holds no molecules; convert again")
+        if len(self.offsets) != self.num_molecules + 1:
+            raise ValueError(
+                f"{self.path / OFFSETS} holds {len(self.offsets)} offsets, but "
+                f"{self.num_molecules} molecules ({N_ATOMS}) need "
+                f"{self.num_molecules + 1}; convert the data again"
+            )
+        sizes = np.diff(self.offsets)
+        wrong = np.flatnonzero((sizes != self.n_atoms) | (self.n_atoms < 1))
+        if self.offsets[0] != 0 or len(wrong):
+            row = int(wrong[0]) if len(wrong) else 0
+            raise ValueError(
+                f"{self.path}: {OFFSETS} and {N_ATOMS} disagree at molecule {row}: "
+                f"the offsets span {int(sizes[row])} atoms from "
+                f"{int(self.offsets[row])}, n_atoms is {int(self.n_atoms[row])} (at "
+                "least 1); convert the data again"
+            )
+        for key, found in (
+            ("num_molecules", self.num_molecules),
+            ("num_atoms", int(self.offsets[-1])),
+        ):
+            if self.manifest.get(key, found) != found:
+                raise ValueError(
+                    f"{self.path / MANIFEST} says {key} = {self.manifest[key]}, the "
+                    f"files hold {found}; the directory is incomplete, convert again"
+                )
+
+    def _open(self, name: str, field: Field) -> Array | None:
+        path = self.path / field.file
+        if name == "total_charge" and not path.exists():
+            field, path = OLD_CHARGE, self.path / OLD_CHARGE.file
+        listed = field.file in self.manifest.get("sha256", {})
+        if not path.exists():
+            if field.required or listed:
+                raise ValueError(f"{path} is missing; convert the data again")
+            return None
+        count = self.num_atoms if field.per_atom else self.num_molecules
+        expected, found = count * field.row_bytes, path.stat().st_size
+        if expected != found:
+            unit = "atoms" if field.per_atom else "molecules"
+            raise ValueError(
+                f"file size mismatch: {path} has {found} bytes, expected {expected} "
+                f"({count} {unit} of {field.row_bytes} bytes); it is truncated or "
+                "belongs to another dataset, convert the data again"
+            )
+        shape = (count, *field.shape)
+        return np.memmap(path, dtype=field.dtype, mode="r", shape=shape)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a directory, empty where there is none.
+
+    Raises:
+        ValueError: It is not JSON, not ours, or of a newer schema.
+    """
+    file = path / MANIFEST
+    if not file.exists():
+        return {}
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read: {error}; convert again") from error
+    version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+    if not isinstance(version, int):
+        raise ValueError(
+            f"{file} is no manifest of a packed dataset: no schema_version"
+        )
+    if version > SCHEMA_VERSION:
+        raise ValueError(
+            f"{file} has schema_version {version}, this version reads up to "
+            f"{SCHEMA_VERSION}; update physnet-ase or convert the data again"
+        )
+    return dict(manifest)
+
+
+def _load_index(path: Path, dtype: str) -> Array:
+    """A one-dimensional integer ``.npy`` file, memory-mapped."""
+    if not path.exists():
+        raise ValueError(
+            f"{path} is missing: {path.parent} is no packed dataset; make one with "
+            "physnet-train convert SOURCE TARGET"
+        )
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read: {error}; convert again") from error
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise ValueError(
+            f"{path} must be a one-dimensional integer array, it holds "
+            f"{array.dtype} of shape {array.shape}; convert the data again"
+        )
+    return np.asarray(array).astype(dtype, copy=False)

@@ -1,0 +1,186 @@
+"""Who trains, who validates, who is never seen: membership stored with the run."""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from physnet_training.order import hash_uniform
+from physnet_training.packed import PackedDataset
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Molecule indices of a dataset, each in at most one part.
+
+    Raises:
+        ValueError: Training or validation is empty, or an index stands twice.
+    """
+
+    train: Array
+    validation: Array
+    test: Array
+
+    def __post_init__(self) -> None:
+        """Bring the parts to int64 and check them."""
+        for name in ("train", "validation", "test"):
+            part = np.asarray(getattr(self, name), dtype=np.int64).reshape(-1)
+            object.__setattr__(self, name, part)
+        for name in ("train", "validation"):
+            if len(getattr(self, name)) == 0:
+                raise ValueError(
+                    f"the {name} part of the split is empty; use more molecules or "
+                    "another fraction"
+                )
+        together = np.concatenate([self.train, self.validation, self.test])
+        values, counts = np.unique(together, return_counts=True)
+        if len(values) != len(together) or values[0] < 0:
+            bad = values[counts > 1] if (counts > 1).any() else values[values < 0]
+            raise ValueError(
+                f"molecule {int(bad[0])} must stand in one part of the split once, and "
+                "indices count from 0"
+            )
+
+    def save(self, path: str | Path) -> Path:
+        """Write the indices as JSON; return the path."""
+        path = Path(path)
+        parts = {
+            "train": self.train.tolist(),
+            "validation": self.validation.tolist(),
+            "test": self.test.tolist(),
+        }
+        path.write_text(json.dumps(parts) + "\n", encoding="utf-8")
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Split":
+        """Read what ``save`` wrote.
+
+        Raises:
+            ValueError: The file is no split.
+        """
+        try:
+            parts = json.loads(Path(path).read_text(encoding="utf-8"))
+            return cls(parts["train"], parts["validation"], parts["test"])
+        except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path} is no stored split: {error!r}") from error
+
+
+def split_indices(
+    molecules: int | Array, train_fraction: float, seed: int
+) -> tuple[Array, Array]:
+    """Two parts whose membership depends on (seed, molecule index) alone.
+
+    Args:
+        molecules: Their number, or the molecule indices themselves.
+        train_fraction: Expected fraction of the first part, between 0 and 1.
+        seed: Any integer.
+
+    Returns:
+        Ascending positions' indices of the training and of the validation part.
+
+    Raises:
+        ValueError: The fraction is out of range, or a part would be empty.
+    """
+    if not 0 < train_fraction < 1:
+        raise ValueError(
+            f"train_fraction must lie between 0 and 1, got {train_fraction}"
+        )
+    indices = np.arange(molecules) if isinstance(molecules, int) else molecules
+    inside = hash_uniform(indices, seed) < train_fraction
+    return _both(indices, inside, f"train_fraction {train_fraction}, seed {seed}")
+
+
+def permutation_split(
+    num_molecules: int, num_train: int, num_validation: int, seed: int
+) -> Split:
+    """The field's usual split: a seeded permutation's first, next and other molecules.
+
+    Args:
+        num_molecules: Size of the dataset.
+        num_train: Molecules to train on.
+        num_validation: Molecules to validate on; what is left is the test part.
+        seed: Seed of ``np.random.default_rng``.
+
+    Raises:
+        ValueError: More molecules asked for than there are, or none.
+    """
+    if num_train + num_validation > num_molecules:
+        raise ValueError(
+            f"{num_train} + {num_validation} molecules asked for, the dataset has "
+            f"{num_molecules}"
+        )
+    order = np.random.default_rng(seed).permutation(num_molecules)
+    end = num_train + num_validation
+    return Split(order[:num_train], order[num_train:end], order[end:])
+
+
+def geometry_split(
+    dataset: PackedDataset,
+    fraction: float,
+    seed: int,
+    *,
+    molecules: Array | None = None,
+) -> tuple[Array, Array]:
+    """A split in which equal geometries stay together, whatever their state.
+
+    Membership is a hash of the seed, the atomic numbers and the positions rounded to
+    1e-4 Å, so that a vertical ladder of states is never torn between two parts.
+
+    Args:
+        dataset: The molecules.
+        fraction: Expected fraction of the first part, between 0 and 1.
+        seed: Any integer.
+        molecules: Only these; None takes all.
+
+    Returns:
+        Indices inside and outside of the fraction, in the order of ``molecules``.
+
+    Raises:
+        ValueError: The fraction is out of range, or a part would be empty.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction must lie between 0 and 1, got {fraction}")
+    indices = np.arange(len(dataset)) if molecules is None else molecules
+    keys = np.empty(len(indices), dtype=np.uint64)
+    for place, index in enumerate(indices):
+        rows = dataset.atom_rows(np.array([index]))
+        numbers = dataset.take("atomic_numbers", rows)
+        positions = np.rint(dataset.take("positions", rows) * 1e4).astype(np.int64)
+        digest = hashlib.sha256(numbers.tobytes() + positions.tobytes()).digest()
+        keys[place] = int.from_bytes(digest[:8], "little")
+    inside = hash_uniform(keys, seed) < fraction
+    return _both(indices, inside, f"fraction {fraction}, seed {seed}")
+
+
+def group_indices(dataset: PackedDataset, names: Sequence[str]) -> Array:
+    """Indices of every molecule with one of these names, to hold them out whole.
+
+    Raises:
+        ValueError: A name is unknown; the message lists similar ones.
+    """
+    for name in names:
+        if name not in dataset.groups:
+            near = difflib.get_close_matches(name, dataset.groups, n=5, cutoff=0.3)
+            known = ", ".join(near or dataset.groups[:5]) or "none: no names are stored"
+            raise ValueError(f"{dataset.path}: no molecule is called {name!r}; {known}")
+    wanted = [dataset.groups.index(name) for name in names]
+    group = dataset.take("group", np.arange(len(dataset)))
+    return np.flatnonzero(np.isin(group, wanted))
+
+
+def _both(indices: Array, inside: Array, what: str) -> tuple[Array, Array]:
+    if inside.all() or not inside.any():
+        raise ValueError(
+            f"{len(indices)} molecules with {what} leave one part of the split empty; "
+            "use another fraction or seed, or more molecules"
+        )
+    return indices[inside], indices[~inside]
