@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from physnet_ase.graph import Graph, Labels
+from physnet_ase.neighbors import Structure, find_pairs
 
 Array = NDArray[Any]
 
@@ -92,7 +93,7 @@ def mixed_pairs(atoms: Atoms, cells: Array, pbc: Array, cutoff: float) -> Pairs:
     """
     parts = []
     start = 0
-    for size, cell, directions in zip(atoms.sizes, cells, pbc):
+    for size, cell, directions in zip(atoms.sizes, cells, pbc, strict=True):
         positions = atoms.positions[start : start + size]
         if directions.any():
             part = periodic_pairs(positions, cell, directions, cutoff)
@@ -128,29 +129,18 @@ def periodic_pairs(positions: Array, cell: Array, pbc: Array, cutoff: float) -> 
         pbc: [3] periodic directions.
         cutoff: Å.
     """
-    from vesin import NeighborList
-
     box = np.asarray(cell, dtype=np.float64)
-    neighbors = NeighborList(cutoff=cutoff, full_list=True, sorted=True)
-    receivers, senders, images = neighbors.compute(
-        points=np.asarray(positions, dtype=np.float64),
-        box=box,
-        periodic=np.asarray(pbc, dtype=bool),
-        quantities="ijS",
-    )
-    empty = np.zeros(0, dtype=np.int32)
-    return Pairs(
-        senders.astype(np.int32),
-        receivers.astype(np.int32),
-        (images @ box).astype(np.float32),
-        empty,
-        empty,
-    )
+    points = np.asarray(positions, dtype=np.float64)
+    numbers = np.zeros(len(points), dtype=np.int32)  # distances do not need them
+    found = find_pairs(Structure(numbers, points, box, np.asarray(pbc, bool)), cutoff)
+    none = np.zeros(0, dtype=np.int32)
+    shifts = (found.cells @ box).astype(np.float32)
+    return Pairs(found.senders, found.receivers, shifts, none, none)
 
 
 def fits(shape: Shape, need: Shape) -> bool:
     """Whether a batch fits; padded pairs need a padded atom to point at."""
-    holds = all(have >= want for have, want in zip(shape, need))
+    holds = all(have >= want for have, want in zip(shape, need, strict=True))
     padded_pairs = shape[1:] != need[1:]
     return holds and (shape.atoms > need.atoms or not padded_pairs)
 

@@ -56,6 +56,7 @@ class GraphBuilder:
         self.dataset = dataset
         self.slots = slots
         self.cutoff = cutoff
+        self.processes = processes
         self.shapes: list[Shape] = []
         self._periodic = dataset.periodic
         self._labels = [name for name in _LABELS if name in dataset.fields]
@@ -83,8 +84,12 @@ class GraphBuilder:
             bound = bound._replace(pairs=int(np.ceil(crowd.sum())))
         elif self._estimated:
             bound = bound._replace(pairs=2 * bound.long_pairs)
-        varied = self._estimated or bool((sizes != sizes[0]).any())
+        # Batches that differ leave padded pairs, which need a padded atom to point at.
+        varied = self.cutoff is not None or bool((sizes != sizes[0]).any())
         worst = bound._replace(atoms=bound.atoms + int(varied))
+        if self._periodic and self.processes > 1:
+            self.shapes = [worst]  # a choice would need the others' positions
+            return
         needs = np.array([self.need(batch) for batch in batches], dtype=np.float64)
         margin = 1.15 if self._estimated else 1.05
         self.shapes = choose_shapes(needs, worst, margin)
@@ -112,18 +117,32 @@ class GraphBuilder:
         need = Shape(
             len(atoms.atomic_numbers), len(pairs.senders), len(pairs.long_senders)
         )
+        needs = [need]
         if others is not None:
-            sizes = self.dataset.n_atoms
-            needs = np.array([need, *(self.need(sizes[rows]) for rows in others)])
-            # One atom more, because the others' padded pairs need a place.
-            need = Shape(*(int(n) for n in needs.max(axis=0) + [1, 0, 0]))
-        return pad_graph(atoms, pairs, self._shape(need), self.slots)
+            needs = [self.need(self.dataset.n_atoms[rows]) for rows in others]
+            if self.cutoff is not None:
+                # Fewer pairs are real, so that padded ones may need a padded atom.
+                needs = [n._replace(atoms=n.atoms + 1) for n in needs]
+        return pad_graph(atoms, pairs, self._shape(need, needs), self.slots)
 
-    def _shape(self, need: Shape) -> Shape:
+    def _shape(self, need: Shape, needs: list[Shape]) -> Shape:
+        """The first shape for all ``needs``; where only estimates agree, the largest.
+
+        Raises:
+            ValueError: With several processes, the batch exceeds the largest shape.
+        """
         for shape in self.shapes:
-            if fits(shape, need):
+            if all(fits(shape, each) for each in needs):
                 return shape
+        if self.processes > 1 and fits(self.shapes[-1], need):
+            return self.shapes[-1]
         grown = Shape(*(int(np.ceil(1.2 * n)) + 1 for n in need))
+        if self.processes > 1:
+            raise ValueError(
+                f"{self.dataset.path}: a batch needs {need}, more than the largest shape "
+                f"{self.shapes[-1]}, and the other processes cannot know; use a smaller "
+                "batch or one process"
+            )
         logger.warning("no shape of %s holds %s: adding %s", self.shapes, need, grown)
         self.shapes.append(grown)
         return grown
@@ -133,7 +152,7 @@ class GraphBuilder:
         rows = data.atom_rows(molecules)
         charge, spin = data.states_of(molecules)
         if self._periodic:
-            periodic = data.take("pbc", molecules).any(axis=1)
+            periodic: Array = data.take("pbc", molecules).astype(bool).any(axis=1)
         else:
             periodic = np.zeros(len(molecules), dtype=bool)
         return Atoms(
@@ -166,7 +185,7 @@ class GraphBuilder:
         pbc = self.dataset.take("pbc", rows)
         cells = self.dataset.take("cell", rows)
         found = []
-        for row, cell, directions in zip(rows, cells, pbc):
+        for row, cell, directions in zip(rows, cells, pbc, strict=True):
             atoms = np.arange(self.dataset.offsets[row], self.dataset.offsets[row + 1])
             positions = self.dataset.take("positions", atoms)
             if directions.any():

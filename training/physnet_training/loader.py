@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from physnet_ase.graph import Graph
-from physnet_training.batching import Shape, all_pairs
+from physnet_training.batching import Shape
+from physnet_training.dense import dense_batch
 from physnet_training.graphs import GraphBuilder
 from physnet_training.order import epoch_order
 from physnet_training.packed import PackedDataset
@@ -61,8 +62,9 @@ class PackedMemmapLoader:
             raise ValueError(
                 f"process_index must be in 0..{process_count - 1}, got {process_index}"
             )
-        is_open = isinstance(path, PackedDataset)
-        self.dataset = path if is_open else PackedDataset.open(path)
+        self.dataset: PackedDataset = (
+            path if isinstance(path, PackedDataset) else PackedDataset.open(path)
+        )
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.bucket_size = bucket_size
@@ -240,30 +242,13 @@ class PackedMemmapLoader:
                 need = int(self.dataset.n_atoms[rows].max(initial=1))
                 # The lowest of the quarters of the largest size that holds the batch.
                 atoms = -(-largest * -(-4 * need // largest) // 4)
-            yield self._dense(rows, atoms, physnet_format)
-
-    def _dense(self, rows: Array, num_atoms: int, pairs: bool) -> dict[str, Array]:
-        data, slots = self.dataset, self.batch_size
-        sizes = np.zeros(slots, dtype=np.int32)
-        sizes[: len(rows)] = data.n_atoms[rows]
-        mask = np.arange(num_atoms) < sizes[:, None]
-        atom_rows = data.atom_rows(rows)
-        batch: dict[str, Array] = {"N": sizes, "mask": mask}
-        for key, name, fill in _DENSE:
-            values = data.take(name, atom_rows if name in _DENSE_ATOMS else rows)
-            lead = mask.shape if name in _DENSE_ATOMS else (slots,)
-            batch[key] = np.full((*lead, *values.shape[1:]), fill, dtype=values.dtype)
-            batch[key][mask if name in _DENSE_ATOMS else slice(len(rows))] = values
-        batch["total_spin"][: len(rows)] = data.multiplicities(rows)
-        batch["index"] = np.full(slots, -1, dtype=np.int64)
-        batch["index"][: len(rows)] = rows
-        if pairs:
-            senders, receivers = all_pairs(sizes)
-            place = np.flatnonzero(mask).astype(np.int32)
-            batch["dst_idx"], batch["src_idx"] = place[receivers], place[senders]
-            molecule = np.arange(slots, dtype=np.int32)
-            batch["batch_segments"] = np.repeat(molecule, num_atoms)
-        return batch
+            yield dense_batch(
+                self.dataset,
+                rows,
+                self.batch_size,
+                num_atoms=atoms,
+                with_pairs=physnet_format,
+            )
 
     def _builder(self, cutoff: float | None) -> GraphBuilder:
         if cutoff not in self._builders:
@@ -294,17 +279,6 @@ class PackedMemmapLoader:
             self._order = (epoch, order)
         whole = self._order[1][index * group : (index + 1) * group]
         return [whole[p :: self.process_count] for p in range(self.process_count)]
-
-
-_DENSE = (
-    ("Z", "atomic_numbers", 0),
-    ("R", "positions", 0.0),
-    ("F", "forces", 0.0),
-    ("E", "energy", 0.0),
-    ("total_charge", "total_charge", 0.0),
-    ("total_spin", "spin_multiplicity", 1.0),
-)
-_DENSE_ATOMS = ("atomic_numbers", "positions", "forces")
 
 
 def split_loader(

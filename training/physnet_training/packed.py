@@ -49,7 +49,10 @@ class PackedDataset:
         else:
             self.n_atoms = np.concatenate([shard.n_atoms for shard in shards])
             self.offsets = np.concatenate(
-                [s.offsets[:-1] + a for s, a in zip(shards, self._atom_starts)]
+                [
+                    s.offsets[:-1] + a
+                    for s, a in zip(shards, self._atom_starts[:-1], strict=True)
+                ]
                 + [self._atom_starts[-1:]]
             )
         self.levels, self._level_maps = _merge(shards, "levels")
@@ -145,7 +148,7 @@ class PackedDataset:
             charge = self.take("total_charge", rows)[known]
             pairs = np.stack([charge, spin[known]], axis=1)
             values, counts = np.unique(pairs, axis=0, return_counts=True)
-            for (q, m), count in zip(values.tolist(), counts.tolist()):
+            for (q, m), count in zip(values.tolist(), counts.tolist(), strict=True):
                 total[(int(q), int(m))] += count
         return dict(sorted(total.items()))
 
@@ -213,8 +216,8 @@ class PackedDataset:
             row = int(molecules[int(np.argmin(np.isfinite(spin)))])
             raise ValueError(
                 f"{self.path} stores no spin multiplicity for molecule {row}: it cannot "
-                "be used with a spin-conditioned model; convert it with its spins, or "
-                "state --assume-multiplicity lowest"
+                "train a spin-conditioned model; convert it with its spins, or say "
+                "--assume-multiplicity lowest"
             )
         whole = np.stack([charge, spin], axis=1)
         wrong = ~(np.rint(whole) == whole).all(axis=1)

@@ -14,7 +14,7 @@ from physnet_training.batching import Shape
 
 Array = NDArray[Any]
 _ATOM_COST = 8.0  # work per atom in units of the work per pair, roughly
-_MIN_GAIN = 0.15  # an additional shape must save this fraction of the padded work
+_MIN_GAIN = 0.1  # an additional shape must save this fraction of the padded work
 _MAX_FITTED = 3
 _NUM_CANDIDATES = 48
 
@@ -47,7 +47,7 @@ def choose_shapes(batches: Array, worst: Shape, margin: float = 1.05) -> list[Sh
     for index in best[1]:
         sized = np.ceil(limits[index] * margin)
         sized[0] += 1
-        shape = Shape(*(int(min(c, w)) for c, w in zip(sized, worst)))
+        shape = Shape(*(int(min(c, w)) for c, w in zip(sized, worst, strict=True)))
         if shape != worst and shape not in shapes:
             shapes.append(shape)
     return [*shapes, worst]
@@ -66,7 +66,7 @@ def _partition(ends: Array, cost: Array, classes: int) -> tuple[float, list[int]
     for _ in range(min(classes, len(ends))):
         # [j, i]: cover the first i candidates, then one class that ends at j.
         step = best[None, :] + (counts[1:, None] - counts[None, :]) * cost[:, None]
-        step = np.where(np.tri(*step.shape, 0, dtype=bool), step, np.inf)
+        step = np.where(np.tri(len(ends), len(counts), dtype=bool), step, np.inf)
         origin = np.argmin(step, axis=1)
         best = np.concatenate(
             [[np.inf], np.take_along_axis(step, origin[:, None], axis=1)[:, 0]]

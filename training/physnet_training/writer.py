@@ -112,8 +112,8 @@ class PackedWriter:
 
         Args:
             n_atoms: [molecules] atoms of each.
-            values: Field name (see ``layout.FIELDS``) -> array, one row per molecule or
-                per atom; energies in eV, lengths in Å, charges in e. ``atomic_numbers``,
+            values: Field name (see ``layout.FIELDS``) -> array, one row per molecule
+                or atom; energies in eV, lengths in Å, charges in e. ``atomic_numbers``,
                 ``positions`` and ``total_charge`` are required; a label that is absent
                 or NaN counts as missing.
             names: [molecules] the molecule's name, by which whole molecules can be
@@ -121,7 +121,7 @@ class PackedWriter:
             level: Level of theory of these molecules.
 
         Raises:
-            ValueError: An array is unknown or has another shape than the counts ask for.
+            ValueError: An array is unknown, or its shape disagrees with the counts.
         """
         count, atoms = len(n_atoms), int(np.sum(n_atoms))
         arrays = _check_shapes(values, count, atoms)
@@ -208,9 +208,9 @@ class PackedWriter:
             self._labels[name] += int(finite.sum())
         spin = arrays.get("spin_multiplicity")
         if spin is not None:
-            charge = arrays["total_charge"][np.isfinite(spin)].astype(int)
-            pairs = zip(charge.tolist(), spin[np.isfinite(spin)].astype(int).tolist())
-            self._states.update(pairs)
+            states = np.stack([arrays["total_charge"], spin], axis=1)
+            states = states[np.isfinite(spin)].astype(int)
+            self._states.update((q, m) for q, m in states.tolist())
 
     def _write_index(self) -> None:
         """``n_atoms.npy`` and ``offsets.npy`` from the streamed sizes, in pieces."""
