@@ -27,7 +27,7 @@ FILES = sorted(path for folder in PACKAGES.values() for path in folder.rglob("*.
 
 FOUNDATION = {"units", "state", "graph", "config", "neighbors"}
 MODEL = {"network", "physics"}
-INTERFACES = {"calculator", "jaxmd", "observables", "simulate", "cli"}
+POTENTIAL = {"potential", "metadata", "checkpoint", "batch_evaluation", "untrained"}
 
 
 def normalised(requirements):
@@ -68,14 +68,14 @@ def imported_modules(path, nodes=None):
 
 def rank(module):
     """Height of a module of physnet_ase; imports may go down or sideways only."""
-    parts = module.split(".")
-    if len(parts) < 2 or parts[0] != "physnet_ase":
+    package, _, inside = module.partition(".")
+    room = inside.split(".")[0]
+    if package != "physnet_ase" or not room or room.startswith("__"):
         return 0
-    for height, rooms in ((0, FOUNDATION), (1, MODEL), (3, INTERFACES)):
-        if parts[1] in rooms:
+    for height, rooms in enumerate((FOUNDATION, MODEL, POTENTIAL)):
+        if room in rooms:
             return height
-    # The rest is the potential and its checkpoints.
-    return 2 if (PACKAGES["physnet_ase"] / f"{parts[1]}.py").exists() else 0
+    return 3  # calculator, jaxmd, observables, commands and whatever serves them
 
 
 def run_python(code):
