@@ -139,8 +139,8 @@ class GraphBuilder:
         grown = Shape(*(int(np.ceil(1.2 * n)) + 1 for n in need))
         if self.processes > 1:
             raise ValueError(
-                f"{self.dataset.path}: a batch needs {need}, more than the largest shape "
-                f"{self.shapes[-1]}, and the other processes cannot know; use a smaller "
+                f"{self.dataset.path}: a batch needs {need}, the largest shape is "
+                f"{self.shapes[-1]}, and other processes cannot know; use a smaller "
                 "batch or one process"
             )
         logger.warning("no shape of %s holds %s: adding %s", self.shapes, need, grown)
@@ -152,7 +152,7 @@ class GraphBuilder:
         rows = data.atom_rows(molecules)
         charge, spin = data.states_of(molecules)
         if self._periodic:
-            periodic: Array = data.take("pbc", molecules).astype(bool).any(axis=1)
+            periodic = np.max(data.take("pbc", molecules), axis=1) > 0
         else:
             periodic = np.zeros(len(molecules), dtype=bool)
         return Atoms(

@@ -215,8 +215,8 @@ class PackedDataset:
         if not np.isfinite(spin).all():
             row = int(molecules[int(np.argmin(np.isfinite(spin)))])
             raise ValueError(
-                f"{self.path} stores no spin multiplicity for molecule {row}: it cannot "
-                "train a spin-conditioned model; convert it with its spins, or say "
+                f"{self.path} stores no spin multiplicity for molecule {row}; a "
+                "spin-conditioned model needs it: convert the spins too, or say "
                 "--assume-multiplicity lowest"
             )
         whole = np.stack([charge, spin], axis=1)

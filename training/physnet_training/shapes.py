@@ -1,7 +1,7 @@
 """Few static shapes for many batches: which capacities a loader pads to.
 
-Every shape costs one compilation, every padded pair costs time in each step. Up to
-three shapes are fitted to the batches of the first epoch, and one more holds the worst
+Every shape costs one compilation, every padded pair costs time in each step. Some
+shapes are fitted to the batches of the first epoch, and the last one holds the worst
 batch that any order can produce, so that no batch of open molecules can overflow.
 """
 
@@ -15,12 +15,12 @@ from physnet_training.batching import Shape
 Array = NDArray[Any]
 _ATOM_COST = 8.0  # work per atom in units of the work per pair, roughly
 _MIN_GAIN = 0.1  # an additional shape must save this fraction of the padded work
-_MAX_FITTED = 3
 _NUM_CANDIDATES = 48
+MAX_SHAPES = 4
 
 
 def choose_shapes(batches: Array, worst: Shape, margin: float = 1.05) -> list[Shape]:
-    """Capacities that keep padding small, at most three and the worst one.
+    """Capacities that keep padding small, at most four.
 
     Args:
         batches: [batches, 3] atoms, pairs and long pairs of an epoch's batches.
@@ -38,19 +38,19 @@ def choose_shapes(batches: Array, worst: Shape, margin: float = 1.05) -> list[Sh
     limits = np.maximum.accumulate(batches, axis=0)[ends - 1]  # [candidates, 3]
     cost = limits[:, 0] * _ATOM_COST + limits[:, 1]
     full = (worst.atoms * _ATOM_COST + worst.pairs) * len(batches)
-    best: tuple[float, list[int]] = (full, [])
-    for classes in range(1, _MAX_FITTED + 1):
+    least, best = full, [worst]
+    for classes in range(1, MAX_SHAPES + 1):
         total, chosen = _partition(ends, cost, classes)
-        if total < best[0] * (1 - _MIN_GAIN):
-            best = (total, chosen)
-    shapes = []
-    for index in best[1]:
-        sized = np.ceil(limits[index] * margin)
-        sized[0] += 1
-        shape = Shape(*(int(min(c, w)) for c, w in zip(sized, worst, strict=True)))
-        if shape != worst and shape not in shapes:
-            shapes.append(shape)
-    return [*shapes, worst]
+        shapes = []
+        for index in chosen:
+            sized = np.ceil(limits[index] * margin)
+            sized[0] += 1
+            shape = Shape(*(int(min(c, w)) for c, w in zip(sized, worst, strict=True)))
+            if shape != worst and shape not in shapes:
+                shapes.append(shape)
+        if total < least * (1 - _MIN_GAIN) and len(shapes) < MAX_SHAPES:
+            least, best = total, [*shapes, worst]
+    return best
 
 
 def _partition(ends: Array, cost: Array, classes: int) -> tuple[float, list[int]]:
