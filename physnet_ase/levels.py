@@ -1,0 +1,136 @@
+"""Energies of molecules in several states: which states, and their evaluation."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from ase import Atoms
+
+from physnet_ase.calculator import PhysNetCalculator
+from physnet_ase.relaxation import Relaxation, relax
+from physnet_ase.results import Kind, State
+from physnet_ase.state import ElectronicState, as_state, is_possible, with_state
+
+Energies = tuple[float, ...]
+
+
+def start_state(
+    molecule: Atoms, calculator: PhysNetCalculator, state: State | None
+) -> ElectronicState:
+    """The given state, or the one in which the calculator sees the molecule."""
+    return calculator.resolve_state(molecule) if state is None else as_state(state)
+
+
+def seen_states(
+    molecule: Atoms, calculator: PhysNetCalculator, charge: int | None = None
+) -> list[ElectronicState]:
+    """States the model was trained on that are possible for the molecule, sorted.
+
+    Raises:
+        ValueError: There is none (of this ``charge``).
+    """
+    found = sorted(
+        state
+        for state in calculator.potential.states
+        if charge in (None, state.charge) and is_possible(molecule.numbers, state)
+    )
+    if not found:
+        wanted = "" if charge is None else f" with charge {charge:+d}"
+        raise ValueError(
+            f"the model has seen no state of {molecule.get_chemical_formula()}{wanted}"
+            f" that its electrons allow; {_seen(calculator)}"
+        )
+    return found
+
+
+def ion_states(
+    molecule: Atoms,
+    calculator: PhysNetCalculator,
+    start: ElectronicState,
+    charge_change: int,
+) -> list[ElectronicState]:
+    """States one electron away that the model has seen: multiplicities m±1.
+
+    Raises:
+        ValueError: The model has seen none.
+    """
+    charge = start.charge + charge_change
+    wanted = (start.multiplicity - 1, start.multiplicity + 1)
+    found = sorted(
+        state
+        for state in calculator.potential.states
+        if state.charge == charge
+        and state.multiplicity in wanted
+        and is_possible(molecule.numbers, state)
+    )
+    if not found:
+        raise ValueError(
+            f"the model has seen no state with charge {charge:+d} and a multiplicity "
+            f"one away from {start} of {molecule.get_chemical_formula()}; "
+            f"{_seen(calculator)}. Pass to_state= or retrain with ions"
+        )
+    return found
+
+
+def _seen(calculator: PhysNetCalculator) -> str:
+    listed = "; ".join(str(state) for state in sorted(calculator.potential.states))
+    return f"seen in training: {listed}"
+
+
+def vertical_energies(
+    molecules: Sequence[Atoms],
+    calculator: PhysNetCalculator,
+    states: Sequence[Sequence[ElectronicState]],
+) -> list[Energies]:
+    """Energies in eV of each molecule in each of its states, in one batch."""
+    jobs = [
+        with_state(molecule, state)
+        for molecule, mine in zip(molecules, states, strict=True)
+        for state in mine
+    ]
+    if not jobs:
+        return []
+    results = calculator.potential.evaluate(
+        jobs,
+        properties=("energy",),
+        allow_unseen_states=calculator.allow_unseen_states,
+    )
+    energies = iter([float(result.energy) for result in results])
+    return [tuple(next(energies) for _ in mine) for mine in states]
+
+
+def level_energies(
+    molecules: Sequence[Atoms],
+    calculator: PhysNetCalculator,
+    states: Sequence[Sequence[ElectronicState]],
+    kind: Kind,
+    relaxation: Relaxation,
+) -> list[tuple[tuple[Atoms, ...], Energies]]:
+    """Geometries and energies (eV) of each molecule in each of its states.
+
+    Raises:
+        ValueError: ``kind`` is unknown, or a state cannot be evaluated.
+        RuntimeError: An adiabatic relaxation did not converge.
+    """
+    check_kind(kind)
+    if kind == "vertical":
+        energies = vertical_energies(molecules, calculator, states)
+        return [
+            (tuple(with_state(molecule, state) for state in mine), row)
+            for molecule, mine, row in zip(molecules, states, energies, strict=True)
+        ]
+    levels = []
+    for molecule, mine in zip(molecules, states, strict=True):
+        relaxed = [relax(molecule, state, calculator, relaxation) for state in mine]
+        levels.append((tuple(r[0] for r in relaxed), tuple(r[1] for r in relaxed)))
+    return levels
+
+
+def check_kind(kind: Kind) -> None:
+    """Raise unless ``kind`` is "vertical" or "adiabatic"."""
+    if kind not in ("vertical", "adiabatic"):
+        raise ValueError(f"kind must be 'vertical' or 'adiabatic', got {kind!r}")
+
+
+def lowest(states: Sequence[ElectronicState], energies: Energies) -> ElectronicState:
+    """The state of lowest energy."""
+    return states[int(np.argmin(energies))]

@@ -1,0 +1,202 @@
+"""What the observables return, and the rule: one molecule in, one result out."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import (
+    Any,
+    Concatenate,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    cast,
+    overload,
+)
+
+import numpy as np
+from ase import Atoms
+
+from physnet_ase.calculator import PhysNetCalculator
+from physnet_ase.state import ElectronicState
+
+Kind = Literal["vertical", "adiabatic"]
+"""All states at one geometry, or each at its own minimum."""
+State = ElectronicState | tuple[int, int]
+"""A state, or its (charge, multiplicity)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Observable:
+    """A number and what it was made of.
+
+    Attributes:
+        value: The observable in eV.
+        states: Electronic states, in the order of ``energies``.
+        energies: Total energies in eV.
+        geometries: Copies of the atoms the energies belong to; their ``info`` holds
+            the state.
+    """
+
+    value: float
+    states: tuple[ElectronicState, ...]
+    energies: tuple[float, ...]
+    geometries: tuple[Atoms, ...]
+
+    def __float__(self) -> float:
+        return self.value
+
+
+@dataclass(frozen=True, eq=False)
+class EnergyDifference(Observable):
+    """Energy between two states; ``kind`` says at which geometries."""
+
+    kind: Kind
+
+    @property
+    def from_state(self) -> ElectronicState:
+        """The initial state."""
+        return self.states[0]
+
+    @property
+    def to_state(self) -> ElectronicState:
+        """The final state, chosen or given."""
+        return self.states[1]
+
+
+@dataclass(frozen=True, eq=False)
+class StateEnergies(Observable):
+    """Energies of several states; ``value`` is the gap between the lowest two."""
+
+    kind: Kind
+
+    @property
+    def ground_state(self) -> ElectronicState:
+        """The state of lowest energy."""
+        return self.states[int(np.argmin(self.energies))]
+
+    @property
+    def relative_energies(self) -> tuple[float, ...]:
+        """Energies above the ground state in eV."""
+        return tuple(energy - min(self.energies) for energy in self.energies)
+
+
+@dataclass(frozen=True, eq=False)
+class ReorganizationEnergy(Observable):
+    """Four points: E_a(R_a), E_b(R_a), E_b(R_b), E_a(R_b) for the states a → b."""
+
+    @property
+    def final_relaxation(self) -> float:
+        """E_b(R_a) − E_b(R_b) in eV: relaxation after the electron has gone."""
+        return self.energies[1] - self.energies[2]
+
+    @property
+    def initial_relaxation(self) -> float:
+        """E_a(R_b) − E_a(R_a) in eV: relaxation after the electron has come back."""
+        return self.energies[3] - self.energies[0]
+
+
+@dataclass(frozen=True, eq=False)
+class FukuiFunctions:
+    """Condensed Fukui functions, one number per atom; each row of ``value`` sums to 1.
+
+    Attributes:
+        value: ``f_plus``, ``f_minus`` and ``f_zero`` as rows, shape (3, atoms).
+        states: States with N−1, N and N+1 electrons.
+        energies: Their total energies in eV.
+        charges: Their atomic charges in e, shape (3, atoms).
+        geometries: The atoms in these states, all at the same positions.
+    """
+
+    value: np.ndarray
+    states: tuple[ElectronicState, ...]
+    energies: tuple[float, ...]
+    charges: np.ndarray
+    geometries: tuple[Atoms, ...]
+
+    @property
+    def f_plus(self) -> np.ndarray:
+        """Where an added electron goes: attack by a nucleophile."""
+        row: np.ndarray = self.value[0]
+        return row
+
+    @property
+    def f_minus(self) -> np.ndarray:
+        """Where a removed electron comes from: attack by an electrophile."""
+        row: np.ndarray = self.value[1]
+        return row
+
+    @property
+    def f_zero(self) -> np.ndarray:
+        """Mean of the two: attack by a radical."""
+        row: np.ndarray = self.value[2]
+        return row
+
+
+@dataclass(frozen=True, eq=False)
+class CrossingPoint(Observable):
+    """Lowest point where two states have the same energy.
+
+    ``value`` is that energy (the mean of the two states') in eV.
+
+    Attributes:
+        gap: Energy of the second state minus the first there, in eV.
+        residual_gradient: Largest atomic component along the seam, in eV/Å.
+        num_steps: Steps of the search.
+    """
+
+    gap: float
+    residual_gradient: float
+    num_steps: int
+
+
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class OneOrMany(Protocol[P, R_co]):
+    """A function that takes one molecule or a list of them."""
+
+    @overload
+    def __call__(
+        self,
+        atoms: Atoms,
+        calculator: PhysNetCalculator,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> R_co: ...
+
+    @overload
+    def __call__(
+        self,
+        atoms: Sequence[Atoms],
+        calculator: PhysNetCalculator,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> list[R_co]: ...
+
+
+def one_or_many(
+    function: Callable[Concatenate[list[Atoms], PhysNetCalculator, P], list[R_co]],
+) -> OneOrMany[P, R_co]:
+    """Let a function of a list of molecules also take a single one.
+
+    A single ``Atoms`` gives a single result, a list gives a list; a list shares its
+    batches of evaluation.
+    """
+
+    @functools.wraps(function)
+    def call(
+        atoms: Any, calculator: PhysNetCalculator, *args: P.args, **kwargs: P.kwargs
+    ) -> Any:
+        if not isinstance(calculator, PhysNetCalculator):
+            raise TypeError(
+                "an observable needs a PhysNetCalculator, got "
+                f"{type(calculator).__name__}; wrap a potential: "
+                "PhysNetCalculator(potential)"
+            )
+        if isinstance(atoms, Atoms):
+            return function([atoms], calculator, *args, **kwargs)[0]
+        return function(list(atoms), calculator, *args, **kwargs)
+
+    return cast(OneOrMany[P, R_co], call)

@@ -1,0 +1,144 @@
+"""Observables over several states of one molecule: gap, spin ladder, scan."""
+
+from collections.abc import Sequence
+
+from ase import Atoms
+
+from physnet_ase.calculator import PhysNetCalculator
+from physnet_ase.levels import level_energies, seen_states
+from physnet_ase.relaxation import Relaxation
+from physnet_ase.results import (
+    EnergyDifference,
+    Kind,
+    State,
+    StateEnergies,
+    one_or_many,
+)
+from physnet_ase.state import ElectronicState, as_state, num_electrons
+
+_DEFAULT = Relaxation()
+
+
+@one_or_many
+def singlet_triplet_gap(
+    atoms: list[Atoms],
+    calculator: PhysNetCalculator,
+    kind: Kind = "vertical",
+    relaxation: Relaxation = _DEFAULT,
+) -> list[EnergyDifference]:
+    """Energy of the triplet above the singlet: E_T − E_S in eV.
+
+    Positive when the singlet is the ground state, negative for O2 and methylene.
+    Singlet and triplet are the states with 2S+1 = 1 and 3 (IUPAC Gold Book,
+    "multiplicity").
+
+    Args:
+        atoms: One molecule, or a list of them for a list of results.
+        calculator: The calculator; its settings resolve the charge.
+        kind: "vertical" at the given geometry, "adiabatic" between the two minima.
+        relaxation: How geometries are relaxed.
+
+    Raises:
+        ValueError: An odd number of electrons, or a state that cannot be evaluated.
+        RuntimeError: An adiabatic relaxation did not converge.
+    """
+    states = []
+    for molecule in atoms:
+        charge = calculator.resolve_state(molecule).charge
+        electrons = num_electrons(molecule.numbers, charge)
+        if electrons % 2:
+            raise ValueError(
+                f"{molecule.get_chemical_formula()} with charge {charge:+d} has "
+                f"{electrons} electrons, an odd count: it has no singlet and no "
+                "triplet; use spin_ladder, or set another charge"
+            )
+        states.append([ElectronicState(charge, 1), ElectronicState(charge, 3)])
+    return [
+        EnergyDifference(energies[1] - energies[0], tuple(pair), energies, found, kind)
+        for pair, (found, energies) in zip(
+            states,
+            level_energies(atoms, calculator, states, kind, relaxation),
+            strict=True,
+        )
+    ]
+
+
+@one_or_many
+def spin_ladder(
+    atoms: list[Atoms],
+    calculator: PhysNetCalculator,
+    kind: Kind = "vertical",
+    relaxation: Relaxation = _DEFAULT,
+) -> list[StateEnergies]:
+    """Energies of all multiplicities at the atoms' charge that the model has seen.
+
+    Sorted by multiplicity; ``value`` is the gap in eV between the lowest two states,
+    0 when there is only one.
+
+    Args:
+        atoms: One molecule, or a list of them for a list of results.
+        calculator: The calculator; its settings resolve the charge.
+        kind: "vertical" at the given geometry, "adiabatic" each at its own minimum.
+        relaxation: How geometries are relaxed.
+
+    Raises:
+        ValueError: The model has seen no state of this charge that is possible here.
+        RuntimeError: An adiabatic relaxation did not converge.
+    """
+    states = [
+        seen_states(molecule, calculator, calculator.resolve_state(molecule).charge)
+        for molecule in atoms
+    ]
+    return _state_energies(atoms, calculator, states, kind, relaxation)
+
+
+@one_or_many
+def scan_states(
+    atoms: list[Atoms],
+    calculator: PhysNetCalculator,
+    states: Sequence[State] | None = None,
+    kind: Kind = "vertical",
+    relaxation: Relaxation = _DEFAULT,
+) -> list[StateEnergies]:
+    """Energies of the given states, by default of all the model has seen.
+
+    In the order given; ``value`` is the gap in eV between the lowest two states, 0 when
+    there is only one.
+
+    Args:
+        atoms: One molecule, or a list of them for a list of results.
+        calculator: The calculator.
+        states: States as ``ElectronicState`` or (charge, multiplicity). ``None`` takes
+            every seen state that is possible for the molecule.
+        kind: "vertical" at the given geometry, "adiabatic" each at its own minimum.
+        relaxation: How geometries are relaxed.
+
+    Raises:
+        ValueError: A state cannot be evaluated, or there is none.
+        RuntimeError: An adiabatic relaxation did not converge.
+    """
+    if states is not None and not len(states):
+        raise ValueError("states must name at least one state, got none")
+    chosen = [
+        seen_states(molecule, calculator)
+        if states is None
+        else [as_state(state) for state in states]
+        for molecule in atoms
+    ]
+    return _state_energies(atoms, calculator, chosen, kind, relaxation)
+
+
+def _state_energies(
+    molecules: list[Atoms],
+    calculator: PhysNetCalculator,
+    states: list[list[ElectronicState]],
+    kind: Kind,
+    relaxation: Relaxation,
+) -> list[StateEnergies]:
+    results = []
+    levels = level_energies(molecules, calculator, states, kind, relaxation)
+    for mine, (geometries, energies) in zip(states, levels, strict=True):
+        ordered = sorted(energies)
+        gap = ordered[1] - ordered[0] if len(ordered) > 1 else 0.0
+        results.append(StateEnergies(gap, tuple(mine), energies, geometries, kind))
+    return results
