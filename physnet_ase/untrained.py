@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ase.data import chemical_symbols
 
@@ -23,37 +22,46 @@ OUTPUT_SIZES = np.array([1.0, 0.2, 0.2], np.float32)
 def initial_parameters(config: ModelConfig, graph: Graph, seed: int) -> Params:
     """Random float32 parameters, outputs scaled to :data:`OUTPUT_SIZES` on ``graph``.
 
-    No layer starts at zero; a trainer that wants PhysNet's zero outputs clears them.
+    Kernels are semi-orthogonal with Glorot's variance, embeddings uniform in ±√3 as in
+    PhysNet. No layer starts at zero; a trainer that wants zero outputs clears them.
     """
     graph = graph._replace(
         positions=graph.positions.astype(np.float32),
         shifts=graph.shifts.astype(np.float32),
     )
+    vectors, far = graph.positions[graph.senders] + graph.shifts, config.cutoff
+    vectors = vectors - graph.positions[graph.receivers]
+    vectors = np.where(graph.pair_mask[:, None], vectors, np.float32(far))
+    distances = np.linalg.norm(vectors, axis=1)
+    inputs = (graph, distances, vectors / distances[:, None])
     network = PhysNet(config)
-
-    @jax.jit
-    def initialise(key: jax.Array) -> tuple[Params, jax.Array]:
-        vectors = (
-            graph.positions[graph.senders]
-            + graph.shifts
-            - graph.positions[graph.receivers]
-        )
-        mask = jnp.asarray(graph.pair_mask)
-        vectors = jnp.where(mask[:, None], vectors, config.cutoff)
-        distances = jnp.linalg.norm(vectors, axis=1)
-        inputs = (graph, distances, vectors / distances[:, None])
-        params = network.init(key, *inputs)["params"]
-        output = network.apply({"params": params}, *inputs)
-        raw = jnp.stack([output.energies, output.charges, output.spin_populations])
-        mask = jnp.asarray(graph.atom_mask)
-        size = jnp.sqrt(jnp.sum(raw**2 * mask, axis=1) / jnp.sum(mask))
-        return params, size
-
-    params, size = jax.device_get(initialise(jax.random.key(seed)))
-    params = dict(params)
+    constants = jax.jit(lambda key: network.init(key, *inputs)["params"])
+    rng = np.random.default_rng(seed)
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: _draw(path[-1].key, np.asarray(leaf), rng),
+        jax.device_get(constants(jax.random.key(0))),
+    )
+    output = jax.jit(lambda p: network.apply({"params": p}, *inputs))(params)
+    raw = np.stack([output.energies, output.charges, output.spin_populations])
+    size = np.sqrt(np.mean(raw[:, graph.atom_mask] ** 2, axis=1))
     scale = OUTPUT_SIZES / np.maximum(size, 1e-6)
     params["scale"] = np.broadcast_to(scale, params["scale"].shape).copy()
     return params
+
+
+def _draw(name: str, leaf: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Random values for kernels and embeddings; other leaves stay as flax made them."""
+    if name == "kernel":
+        rows, columns = leaf.shape
+        square = rng.normal(size=(max(rows, columns), min(rows, columns)))
+        orthogonal = np.linalg.qr(square)[0]
+        kernel = orthogonal if rows >= columns else orthogonal.T
+        # an orthogonal matrix has elements of variance 1/max(rows, columns)
+        gain = np.sqrt(2 * max(rows, columns) / (rows + columns))
+        return (gain * kernel).astype(np.float32)
+    if name == "embedding":
+        return rng.uniform(-(3**0.5), 3**0.5, size=leaf.shape).astype(np.float32)
+    return leaf.astype(np.float32)
 
 
 def random_molecules(

@@ -42,7 +42,8 @@ class StateSignal(nn.Module):
         )
         state = graph.total_charge if charge else graph.spin_multiplicity
         reference = 0 if charge else 1
-        table = nn.Embed(high - low + 1, size, name="table")
+        zeros = nn.initializers.zeros
+        table = nn.Embed(high - low + 1, size, embedding_init=zeros, name="table")
         rows = table(state - low) - table(jnp.full_like(state, reference - low))
         return rows.astype(dtype)
 

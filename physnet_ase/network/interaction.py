@@ -7,8 +7,6 @@ from jaxtyping import Array, Float, Int
 
 from physnet_ase.config import ModelConfig
 
-glorot = nn.initializers.glorot_normal()
-
 
 def shifted_softplus(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """σ(x) = ln(eˣ/2 + 1/2), zero at zero (Unke & Meuwly 2019, Eq. 2)."""
@@ -16,10 +14,13 @@ def shifted_softplus(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
 
 
 def dense(features: int, name: str, *, use_bias: bool = True) -> nn.Dense:
-    """Linear layer with a Glorot kernel."""
-    return nn.Dense(
-        features, use_bias=use_bias, kernel_init=glorot, name=name
-    )
+    """Linear layer; ``untrained.initial_parameters`` draws its kernel.
+
+    Drawn there in NumPy, because compiling one random generator per layer here takes
+    ten seconds before the first number.
+    """
+    zeros = nn.initializers.zeros
+    return nn.Dense(features, use_bias=use_bias, kernel_init=zeros, name=name)
 
 
 class ResidualBlock(nn.Module):

@@ -72,10 +72,9 @@ class PhysNet(nn.Module):
         features = nn.Embed(
             NUM_ELEMENTS,
             config.num_features,
-            embedding_init=nn.initializers.uniform(scale=2.0 * 3.0**0.5),
+            embedding_init=nn.initializers.zeros,
             name="elements",
         )(graph.atomic_numbers).astype(dtype)
-        features = features - jnp.asarray(3.0**0.5, dtype)
         total = jnp.zeros((features.shape[0], NUM_OUTPUTS), dtype)
         penalty = jnp.zeros(features.shape[0], dtype)
         previous = None

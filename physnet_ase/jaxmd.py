@@ -1,0 +1,282 @@
+"""The potential as a jax-md energy function. Importing this imports jax_md (seconds)."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax_md import partition
+from jaxtyping import Array, Bool, Float, Int
+
+from physnet_ase.graph import Graph
+from physnet_ase.potential import Potential, atomic_terms
+from physnet_ase.state import ElectronicState, num_electrons
+
+EnergyFn = Callable[..., Float[Array, ""]]
+"""``energy_fn(position, neighbor, …)`` in eV."""
+
+
+def physnet_neighbor_list(
+    displacement_fn: Callable[..., Any],
+    box: Any,
+    potential: Potential,
+    species: Any,
+    total_charge: Any = 0,
+    spin_multiplicity: Any = 1,
+    fractional_coordinates: bool = False,
+    *,
+    allow_unseen_states: bool = False,
+    **neighbor_kwargs: Any,
+) -> tuple[partition.NeighborListFns, EnergyFn]:
+    """Return jax-md's neighbour list functions and the potential's energy function.
+
+    ``energy_fn(position, neighbor, box=, total_charge=, spin_multiplicity=,
+    perturbation=)`` gives the energy in eV without the atomic reference constant, which
+    is ``potential.reference_energy(species, state)``. Charge and multiplicity may be
+    traced: another state compiles nothing, and ``jax.vmap`` runs over replicas that
+    differ in positions, lists and states.
+
+    Coulomb: in open systems all pairs, also those beyond the neighbour list; in periodic
+    ones the pairs within the cutoff, force-shifted.
+
+    Values that only exist inside compiled code cannot raise. Energy and forces are NaN
+    when the neighbour list has overflowed or its cells are too small (allocate a new
+    one), when a traced state is one that ``potential.check`` refuses, or when a traced
+    box has become thinner than twice the cutoff.
+
+    Args:
+        displacement_fn: From ``jax_md.space``; ``free()`` for open systems.
+        box: jax-md's box in Å: a number, three lengths, or a matrix with the lattice
+            vectors as columns. ``None`` for open systems.
+        potential: The model; its dtype is the dtype of positions.
+        species: Atomic numbers, shape (N,).
+        total_charge: Charge in e where the call gives none.
+        spin_multiplicity: 2S+1 where the call gives none.
+        fractional_coordinates: Positions are fractions of the box.
+        allow_unseen_states: Warn about a state the model has not seen, not refuse it.
+        **neighbor_kwargs: For ``jax_md.partition.neighbor_list``, as ``dr_threshold``
+            (Å) or ``capacity_multiplier``.
+
+    Raises:
+        ValueError: An element or state the model refuses, a box that is too thin or does
+            not fit ``displacement_fn``, or float64 without x64 being switched on. The
+            energy function raises it for positions of another dtype or shape, and for
+            concrete states and boxes that are refused.
+    """
+    numbers = _atomic_numbers(species)
+    if jnp.zeros((), potential.dtype).dtype != potential.dtype:
+        raise ValueError(
+            "the potential computes in float64 but JAX does not: call "
+            'jax.config.update("jax_enable_x64", True) first, or use '
+            'potential.astype("float32")'
+        )
+    neighbor_format = neighbor_kwargs.pop("format", partition.Sparse)
+    if neighbor_format is not partition.Sparse:
+        raise ValueError(
+            f"the energy function reads jax-md's Sparse format, got {neighbor_format}; "
+            "leave `format` out"
+        )
+    cutoff = potential.config.cutoff
+    if box is not None:
+        box = jnp.asarray(box, potential.dtype)
+        _check_box(box, cutoff)
+    _check_displacement(displacement_fn, box, potential.dtype, fractional_coordinates)
+    state_fn = _StateCheck(potential, numbers, allow_unseen_states)
+    state_fn(total_charge, spin_multiplicity)
+    if box is None:
+        # Open systems have no cells to sort into; jax-md then reads no box at all.
+        neighbor_kwargs = neighbor_kwargs | {"disable_cell_list": True}
+    neighbor_fn = partition.neighbor_list(
+        displacement_fn,
+        1.0 if box is None else box,
+        cutoff,
+        fractional_coordinates=fractional_coordinates,
+        format=partition.Sparse,
+        **neighbor_kwargs,
+    )
+    params = jax.tree.map(jnp.asarray, potential.params)
+    defaults = (total_charge, spin_multiplicity)
+    periodic = box is not None
+
+    def energy_fn(
+        position: Float[Array, "atoms 3"],
+        neighbor: partition.NeighborList,
+        box: Any = None,
+        total_charge: Any = defaults[0],
+        spin_multiplicity: Any = defaults[1],
+        perturbation: Any = None,
+    ) -> Float[Array, ""]:
+        """Energy in eV without references; see :func:`physnet_neighbor_list`."""
+        _check_positions(position, potential.dtype, len(numbers))
+        charge, multiplicity, usable = state_fn(total_charge, spin_multiplicity)
+        usable &= (neighbor.did_buffer_overflow | neighbor.cell_size_too_small) == 0
+        kwargs = {} if perturbation is None else {"perturbation": perturbation}
+        if box is not None:
+            usable &= _check_box(box, cutoff)
+            kwargs["box"] = box
+        graph = _graph(numbers, neighbor, (charge, multiplicity), periodic=periodic)
+        vector_fn = jax.vmap(partial(displacement_fn, **kwargs))
+        terms = atomic_terms(
+            potential.config,
+            params,
+            graph,
+            vector_fn(position[graph.senders], position[graph.receivers]),
+            vector_fn(position[graph.long_senders], position[graph.long_receivers]),
+        )
+        # A product, not a choice: forces must become NaN together with the energy.
+        poison = jnp.where(usable, 1.0, jnp.nan)
+        return (jnp.sum(terms.energies) * poison).astype(potential.dtype)
+
+    return neighbor_fn, energy_fn
+
+
+def _graph(
+    numbers: np.ndarray,
+    neighbor: partition.NeighborList,
+    state: tuple[Int[Array, ""], Int[Array, ""]],
+    *,
+    periodic: bool,
+) -> Graph:
+    """One molecule without padded atoms; pairs as jax-md keeps them, sorted."""
+    count = len(numbers)
+    senders, receivers = neighbor.idx
+    long = np.triu_indices(0 if periodic else count, 1)
+    graph = Graph(
+        atomic_numbers=numbers,
+        positions=np.zeros((count, 3)),  # never read: the pair vectors are given
+        molecule_index=np.zeros(count, np.int32),
+        atom_mask=np.ones(count, bool),
+        senders=jnp.minimum(senders, count - 1),
+        receivers=jnp.minimum(receivers, count - 1),
+        shifts=np.zeros((1, 3)),
+        pair_mask=receivers < count,
+        long_senders=long[1].astype(np.int32),
+        long_receivers=long[0].astype(np.int32),
+        long_pair_mask=np.ones(len(long[0]), bool),
+        total_charge=state[0][None],
+        spin_multiplicity=state[1][None],
+        molecule_mask=np.ones(1, bool),
+        periodic=np.full(1, periodic),
+    )
+    return jax.tree.map(jnp.asarray, graph)
+
+
+class _StateCheck:
+    """Refuses bad states: concrete ones by raising, traced ones by returning False."""
+
+    def __init__(
+        self, potential: Potential, numbers: np.ndarray, allow_unseen_states: bool
+    ) -> None:
+        self.potential, self.numbers = potential, numbers
+        self.allow_unseen_states = allow_unseen_states
+
+    def __call__(
+        self, charge: Any, multiplicity: Any
+    ) -> tuple[Int[Array, ""], Int[Array, ""], Bool[Array, ""]]:
+        """Return charge and multiplicity as int32 scalars, and whether they may be."""
+        traced = isinstance(charge, jax.core.Tracer) or isinstance(
+            multiplicity, jax.core.Tracer
+        )
+        if not traced:
+            state = ElectronicState(charge, multiplicity)
+            self.potential.check(
+                self.numbers, state, allow_unseen_states=self.allow_unseen_states
+            )
+            charge, multiplicity = state.charge, state.multiplicity
+        charge, multiplicity = jnp.asarray(charge), jnp.asarray(multiplicity)
+        q, m = charge.astype(jnp.int32), multiplicity.astype(jnp.int32)
+        allowed = (q == charge) & (m == multiplicity) if traced else jnp.asarray(True)
+        return q, m, allowed & self._allowed(q, m)
+
+    def _allowed(self, q: Int[Array, ""], m: Int[Array, ""]) -> Bool[Array, ""]:
+        """What ``potential.check`` refuses, as array operations."""
+        electrons, unpaired = num_electrons(self.numbers, 0) - q, m - 1
+        possible = (unpaired >= 0) & (unpaired <= electrons)
+        possible &= (electrons - unpaired) % 2 == 0
+        if self.allow_unseen_states:
+            charges = self.potential.config.charge_range
+            spins = self.potential.config.spin_range
+            known = (q >= charges[0]) & (q <= charges[1])
+            return possible & known & (m >= spins[0]) & (m <= spins[1])
+        seen = [(q == s.charge) & (m == s.multiplicity) for s in self.potential.states]
+        return possible & jnp.any(jnp.stack(seen))
+
+
+def _atomic_numbers(species: Any) -> np.ndarray:
+    numbers = np.asarray(species)
+    if numbers.ndim != 1 or not len(numbers) or numbers.dtype.kind not in "iu":
+        raise ValueError(
+            "species must be the atomic numbers, integers of shape (N,), got "
+            f"{numbers.dtype} of shape {numbers.shape}"
+        )
+    return numbers.astype(np.int32)
+
+
+def _check_positions(position: Any, dtype: np.dtype[Any], count: int) -> None:
+    if position.dtype != dtype:
+        raise ValueError(
+            f"positions are {position.dtype} but the potential computes in {dtype}: "
+            f'pass positions.astype("{dtype}"), or build the energy function from '
+            f'potential.astype("{position.dtype}")'
+        )
+    if position.shape != (count, 3):
+        raise ValueError(
+            f"positions must have shape ({count}, 3) for {count} species, got "
+            f"{position.shape}; use jax.vmap over replicas"
+        )
+
+
+def _check_box(box: Any, cutoff: float) -> Any:
+    """Whether the box is at least twice the cutoff thick; raise if a concrete is not."""
+    traced = isinstance(box, jax.core.Tracer)
+    # Inside jit, jax.numpy would trace a concrete box too, and then nothing could raise.
+    xp: Any = jnp if traced else np
+    box = xp.asarray(box)
+    if box.shape not in ((), (3,), (3, 3)):
+        raise ValueError(
+            "box must be a length, three lengths or a 3x3 matrix in Å, got shape "
+            f"{box.shape}"
+        )
+    matrix = box if box.ndim == 2 else xp.diag(xp.broadcast_to(box, (3,)))
+    edges = (1, 2, 0), (2, 0, 1)
+    faces = xp.cross(matrix[:, edges[0]], matrix[:, edges[1]], axis=0)
+    areas = xp.sqrt(xp.sum(faces**2, axis=0))
+    thickness = xp.min(xp.abs(xp.linalg.det(matrix)) / xp.maximum(areas, 1e-12))
+    wide = thickness >= 2.0 * cutoff
+    if not traced and not wide:
+        raise ValueError(
+            f"the box is {float(thickness):.3f} Å thick; a cutoff of {cutoff} Å needs at "
+            f"least {2.0 * cutoff} Å, as jax-md sees only the nearest image. Repeat the "
+            "cell, or use the ASE calculator, which counts all images"
+        )
+    return wide
+
+
+def _check_displacement(
+    displacement_fn: Callable[..., Any],
+    box: Any,
+    dtype: np.dtype[Any],
+    fractional_coordinates: bool,
+) -> None:
+    """Refuse a periodic displacement without a box, and a box without periodicity."""
+    origin = jnp.zeros(3, dtype)
+    if box is None:
+        far = jnp.asarray([1e3, 1e3, 1e3], dtype)
+        length = float(jnp.linalg.norm(displacement_fn(far, origin)))
+        if not np.isclose(length, 1e3 * 3**0.5, rtol=1e-3):
+            raise ValueError(
+                "displacement_fn wraps distances but box is None; pass its box, or use "
+                "jax_md.space.free() for an open system"
+            )
+        return
+    matrix = box if box.ndim == 2 else jnp.diag(jnp.broadcast_to(box, (3,)))
+    image = jnp.ones(3, dtype) if fractional_coordinates else matrix @ jnp.ones(3, dtype)
+    length = float(jnp.linalg.norm(displacement_fn(image, origin)))
+    if length > 1e-2 * float(jnp.max(jnp.abs(matrix))):
+        raise ValueError(
+            f"an atom and its image are {length:.3f} Å apart under displacement_fn; it "
+            "must be periodic in the same box (and the same kind of coordinates); pass "
+            "box=None with jax_md.space.free()"
+        )

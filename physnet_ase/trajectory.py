@@ -1,0 +1,197 @@
+"""What a simulation leaves behind: its summary, trajectory file and checkpoint."""
+
+import json
+import os
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io.trajectory import Trajectory as AseTrajectory
+
+CHECKPOINT_VERSION = 1
+"""Raised when a stored checkpoint can no longer be continued."""
+SERIES = ("steps", "potential_energies", "kinetic_energies", "bath_energies")
+"""What is kept of every frame in memory and in the checkpoint."""
+SUFFIXES = (".extxyz", ".xyz", ".traj")
+"""Trajectory formats: extended XYZ and ASE's own."""
+
+
+def energy_drift(times_fs: Any, energies: Any, num_atoms: int) -> float:
+    """Drift in meV/atom/ps: slope of the straight line fitted to the energies.
+
+    Least squares of energy (eV) over time (fs), divided by the number of atoms; NaN with
+    fewer than three points, which say nothing about a trend.
+    """
+    times = np.asarray(times_fs, np.float64)
+    if len(times) < 3:
+        return float("nan")
+    centred = times - times.mean()
+    slope = centred @ np.asarray(energies, np.float64) / (centred @ centred)
+    return float(slope / num_atoms * 1e6)
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Summary of a simulation; arrays have one entry per saved frame."""
+
+    times_fs: np.ndarray  # (frames,)
+    potential_energies: np.ndarray  # (frames,) eV, atomic references included
+    kinetic_energies: np.ndarray  # (frames,) eV
+    bath_energies: np.ndarray  # (frames,) eV of thermostat and barostat; NaN: Langevin
+    temperatures_K: np.ndarray  # (frames,)
+    atoms: Atoms  # last frame, with momenta, energy and forces
+    seconds: float  # wall time of this call, compilation included
+    path: Path | None  # trajectory file
+
+    @property
+    def total_energies(self) -> np.ndarray:
+        """Potential and kinetic energy, eV, shape (frames,)."""
+        return self.potential_energies + self.kinetic_energies
+
+    @property
+    def conserved_energies(self) -> np.ndarray:
+        """What the equations of motion conserve, eV; NaN for Langevin dynamics."""
+        return self.total_energies + self.bath_energies
+
+    @property
+    def drift(self) -> float:
+        """Drift of the conserved energy in meV/atom/ps, see :func:`energy_drift`."""
+        return energy_drift(self.times_fs, self.conserved_energies, len(self.atoms))
+
+
+def frame_atoms(
+    template: Atoms,
+    frame: Mapping[str, Any],
+    info: Mapping[str, Any],
+) -> Atoms:
+    """One frame as Atoms with momenta, and energy (eV) and forces as its results."""
+    atoms = Atoms(
+        numbers=template.numbers,
+        positions=frame["positions"],
+        cell=frame["cell"],
+        pbc=template.pbc,
+        momenta=frame["momenta"],
+    )
+    atoms.set_masses(template.get_masses())
+    atoms.info.update(info)
+    atoms.calc = SinglePointCalculator(
+        atoms, energy=frame["energy"], forces=frame["forces"]
+    )
+    return atoms
+
+
+class TrajectoryWriter:
+    """Appends frames to a file, block by block.
+
+    Raises:
+        ValueError: The suffix names no known format, or on resuming the file holds
+            fewer frames than the checkpoint says.
+    """
+
+    def __init__(self, path: str | Path, num_atoms: int, *, keep_frames: int) -> None:
+        self.path = Path(path)
+        if self.path.suffix not in SUFFIXES:
+            raise ValueError(
+                f"{self.path}: a trajectory ends in one of {', '.join(SUFFIXES)}, got "
+                f"{self.path.suffix!r}"
+            )
+        if keep_frames == 0:
+            self.path.unlink(missing_ok=True)
+        elif not self.path.is_file():
+            raise ValueError(
+                f"{self.path}: the checkpoint says that {keep_frames} frames were "
+                "written, but there is no such file; restore it or start anew"
+            )
+        elif self.path.suffix == ".traj":
+            self._trim_traj(keep_frames)
+        else:
+            self._trim_text(keep_frames, num_atoms + 2)
+
+    def write(self, frames: Iterable[Atoms]) -> None:
+        """Append frames and close the file, so that a crash loses nothing of them."""
+        if self.path.suffix == ".traj":
+            with AseTrajectory(self.path, "a") as file:
+                for atoms in frames:
+                    file.write(atoms)
+        else:
+            ase.io.write(self.path, list(frames), format="extxyz", append=True)
+
+    def _trim_text(self, frames: int, lines_per_frame: int) -> None:
+        """Cut what was written after the checkpoint."""
+        with open(self.path, "rb+") as file:
+            for line in range(frames * lines_per_frame):
+                if not file.readline().endswith(b"\n"):
+                    raise self._too_short(frames, line // lines_per_frame)
+            file.truncate(file.tell())
+
+    def _trim_traj(self, frames: int) -> None:
+        with AseTrajectory(self.path) as file:
+            found = len(file)
+            if found < frames:
+                raise self._too_short(frames, found)
+            if found == frames:
+                return
+            kept = [file[i] for i in range(frames)]
+        replacement = self.path.with_suffix(".part")
+        with AseTrajectory(replacement, "w") as file:
+            for atoms in kept:
+                file.write(atoms)
+        os.replace(replacement, self.path)
+
+    def _too_short(self, expected: int, found: int) -> ValueError:
+        return ValueError(
+            f"{self.path}: holds {found} whole frames, but the checkpoint was written "
+            f"after {expected}; restore the file or start anew"
+        )
+
+
+def save_checkpoint(
+    path: Path, arrays: Mapping[str, np.ndarray], identity: Mapping[str, Any]
+) -> None:
+    """Write arrays and what the run must match to ``path``, all or nothing."""
+    identity = {"checkpoint_version": CHECKPOINT_VERSION, **identity}
+    temporary = path.with_name(path.name + ".part")
+    with open(temporary, "wb") as file:
+        np.savez(file, identity=np.array(json.dumps(identity)), **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return the arrays of a checkpoint that belongs to this very simulation.
+
+    Raises:
+        ValueError: The file is missing or damaged, or was written by a simulation that
+            differs in ``identity``; the message names each difference.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+        stored = json.loads(str(arrays.pop("identity")))
+    except FileNotFoundError:
+        raise ValueError(
+            f"{path}: no such checkpoint; leave resume out to start anew"
+        ) from None
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path}: not a readable checkpoint ({error}); start anew"
+        ) from error
+    wanted = {"checkpoint_version": CHECKPOINT_VERSION, **identity}
+    wanted = json.loads(json.dumps(wanted))
+    different = [key for key in wanted if stored.get(key) != wanted[key]]
+    if different:
+        shown = "; ".join(
+            f"{key} was {stored.get(key)!r}, now {wanted[key]!r}" for key in different
+        )
+        raise ValueError(
+            f"{path}: belongs to another simulation ({shown}); pass what it was started "
+            "with (only steps may change), or start anew"
+        )
+    return arrays

@@ -1,0 +1,49 @@
+"""Initial momenta, and how many degrees of freedom they share."""
+
+import numpy as np
+from ase import Atoms
+
+from physnet_ase.units import BOLTZMANN
+
+LINEAR = 1e-6
+"""A moment of inertia below this share of the largest belongs to a molecule's axis."""
+
+
+def thermal_momenta(atoms: Atoms, temperature_K: float, seed: int) -> np.ndarray:
+    """Maxwell-Boltzmann momenta, (N, 3) in amu·Å/(Å·sqrt(amu/eV)), as ASE's.
+
+    The total momentum is removed, for open systems the angular momentum too, and the
+    rest is scaled so that the kinetic temperature is exact.
+    """
+    masses = atoms.get_masses()[:, None]
+    draws = np.random.default_rng(seed).normal(size=(len(atoms), 3))
+    velocities = draws / np.sqrt(masses)
+    velocities -= np.sum(masses * velocities, axis=0) / np.sum(masses)
+    if not atoms.pbc.any():
+        arms = atoms.positions - atoms.get_center_of_mass()
+        angular = np.sum(np.cross(arms, masses * velocities), axis=0)
+        # A linear molecule has no inertia about its axis: the pseudo-inverse skips it.
+        spin = np.linalg.pinv(_inertia(atoms), rcond=LINEAR) @ angular
+        velocities -= np.cross(spin, arms)
+    kinetic = 0.5 * np.sum(masses * velocities**2)
+    wanted = 0.5 * degrees_of_freedom(atoms, "nve") * BOLTZMANN * temperature_K
+    return masses * velocities * (np.sqrt(wanted / kinetic) if wanted > 0 else 0.0)
+
+
+def degrees_of_freedom(atoms: Atoms, ensemble: str) -> int:
+    """Number of quadratic terms in the kinetic energy that the motion can reach.
+
+    3N for Langevin dynamics, which kicks every atom; 3N - 3 in periodic cells; in open
+    systems less the rotations, whose angular momentum stays zero.
+    """
+    if ensemble == "nvt-langevin":
+        return 3 * len(atoms)
+    if atoms.pbc.any():
+        return 3 * len(atoms) - 3
+    return 3 * len(atoms) - 3 - int(np.linalg.matrix_rank(_inertia(atoms), rtol=LINEAR))
+
+
+def _inertia(atoms: Atoms) -> np.ndarray:
+    arms = atoms.positions - atoms.get_center_of_mass()
+    squares = np.einsum("n,ni,nj->ij", atoms.get_masses(), arms, arms)
+    return np.trace(squares) * np.eye(3) - squares
