@@ -1,13 +1,23 @@
-"""Shared by all tests: CPU, no window system, seeded random numbers."""
+"""Shared by all tests: CPU, no window system, a compilation cache, random numbers."""
 
 import os
-
-# Before anything imports JAX or matplotlib; an explicit choice of the user stands.
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("MPLBACKEND", "Agg")
+import platform
+from pathlib import Path
 
 import numpy as np
 import pytest
+
+# Read when JAX and matplotlib are imported; an explicit choice of the user stands.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+# Tests compile the same few programs again and again. One folder per host and worker:
+# JAX writes entries without a lock, and code for another host may not run on this one.
+_worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
+_cache = Path(__file__).resolve().parents[1] / ".cache" / "jax"
+_cache /= f"{platform.node()}-{_worker}"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 
 @pytest.fixture
