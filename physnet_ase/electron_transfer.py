@@ -22,7 +22,7 @@ from physnet_ase.results import (
     State,
     one_or_many,
 )
-from physnet_ase.state import ElectronicState, as_state, with_state
+from physnet_ase.state import ElectronicState, as_state, signed, with_state
 
 _DEFAULT = Relaxation()
 
@@ -268,9 +268,10 @@ def _final_states(
     if given is None:
         return ion_states(molecule, calculator, start, charge_change)
     final = as_state(given)
-    if final.charge != start.charge + charge_change:
+    charge = start.charge + charge_change
+    if final.charge != charge:
         raise ValueError(
-            f"the final state must have charge {start.charge + charge_change:+d}, one "
-            f"electron away from {start}; got {final}"
+            f"the final state must have charge {signed(charge)}, one electron "
+            f"away from {start}; got {final}"
         )
     return [final]

@@ -8,7 +8,7 @@ from ase import Atoms
 from physnet_ase.calculator import PhysNetCalculator
 from physnet_ase.relaxation import Relaxation, relax
 from physnet_ase.results import Kind, State
-from physnet_ase.state import ElectronicState, as_state, is_possible, with_state
+from physnet_ase.state import ElectronicState, as_state, is_possible, signed, with_state
 
 Energies = tuple[float, ...]
 
@@ -34,7 +34,7 @@ def seen_states(
         if charge in (None, state.charge) and is_possible(molecule.numbers, state)
     )
     if not found:
-        wanted = "" if charge is None else f" with charge {charge:+d}"
+        wanted = "" if charge is None else f" with charge {signed(charge)}"
         raise ValueError(
             f"the model has seen no state of {molecule.get_chemical_formula()}{wanted}"
             f" that its electrons allow; {_seen(calculator)}"
@@ -64,8 +64,8 @@ def ion_states(
     )
     if not found:
         raise ValueError(
-            f"the model has seen no state with charge {charge:+d} and a multiplicity "
-            f"one away from {start} of {molecule.get_chemical_formula()}; "
+            f"the model has seen no state with charge {signed(charge)} and a "
+            f"multiplicity one away from {start} of {molecule.get_chemical_formula()}; "
             f"{_seen(calculator)}. Pass to_state= or retrain with ions"
         )
     return found

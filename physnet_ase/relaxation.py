@@ -1,5 +1,6 @@
 """Relaxing a molecule in one electronic state, on copies only."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,8 +46,17 @@ def relax(
     state: ElectronicState,
     calculator: PhysNetCalculator,
     relaxation: Relaxation,
+    *,
+    on_step: Callable[[int, float, float], None] | None = None,
 ) -> tuple[Atoms, float]:
     """Return a relaxed copy of ``atoms`` in ``state`` and its energy in eV.
+
+    Args:
+        atoms: Where to start.
+        state: The state to relax in.
+        calculator: The calculator; a copy of it does the work.
+        relaxation: Criteria and limits.
+        on_step: Called with step, energy in eV and largest force in eV/Å.
 
     Raises:
         RuntimeError: The relaxation did not converge, or ran into a structure that
@@ -57,11 +67,18 @@ def relax(
     moving.calc = calculator.copy()
     moving.get_forces()
     optimizer = _OPTIMIZERS[relaxation.optimizer](moving, logfile=None)
+    if on_step is not None:
+
+        def observe() -> None:
+            energy = float(moving.get_potential_energy())
+            on_step(int(optimizer.nsteps), energy, _largest_force(moving))
+
+        optimizer.attach(observe)
     name = f"relaxation of {moving.get_chemical_formula()} in {state}"
     try:
         converged = optimizer.run(fmax=relaxation.fmax, steps=relaxation.steps)
         energy = float(moving.get_potential_energy())
-        largest = float(np.max(np.linalg.norm(moving.get_forces(), axis=1)))
+        largest = _largest_force(moving)
     except (ValueError, np.linalg.LinAlgError) as error:
         raise RuntimeError(
             f"{name} broke down at step {optimizer.nsteps}: {error}; start nearer to "
@@ -75,3 +92,7 @@ def relax(
             "Relaxation, or start nearer to the minimum"
         )
     return moving, energy
+
+
+def _largest_force(atoms: Atoms) -> float:
+    return float(np.max(np.linalg.norm(atoms.get_forces(), axis=1)))

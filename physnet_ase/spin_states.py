@@ -14,7 +14,7 @@ from physnet_ase.results import (
     StateEnergies,
     one_or_many,
 )
-from physnet_ase.state import ElectronicState, as_state, num_electrons
+from physnet_ase.state import ElectronicState, as_state, num_electrons, signed
 
 _DEFAULT = Relaxation()
 
@@ -48,7 +48,7 @@ def singlet_triplet_gap(
         electrons = num_electrons(molecule.numbers, charge)
         if electrons % 2:
             raise ValueError(
-                f"{molecule.get_chemical_formula()} with charge {charge:+d} has "
+                f"{molecule.get_chemical_formula()} with charge {signed(charge)} has "
                 f"{electrons} electrons, an odd count: it has no singlet and no "
                 "triplet; use spin_ladder, or set another charge"
             )

@@ -17,6 +17,11 @@ WHOLE_SUM_TOLERANCE = 1e-3
 """Largest rounding error of a sum over atoms that still counts as a whole number."""
 
 
+def signed(charge: int) -> str:
+    """The charge as people write it: +1, 0, -1."""
+    return f"{charge:+d}" if charge else "0"
+
+
 def as_integer(value: Any, name: str) -> int:
     """Return ``value`` as an int if it is a whole number of any numeric type.
 
@@ -57,7 +62,7 @@ class ElectronicState:
         object.__setattr__(self, "multiplicity", multiplicity)
 
     def __str__(self) -> str:
-        return f"charge {self.charge:+d}, multiplicity {self.multiplicity}"
+        return f"charge {signed(self.charge)}, multiplicity {self.multiplicity}"
 
 
 def as_state(state: "ElectronicState | tuple[int, int]") -> ElectronicState:
@@ -94,7 +99,7 @@ def check_possible(numbers: Any, state: ElectronicState) -> None:
         return
     if num_electrons(numbers, state.charge) < 0:
         raise ValueError(
-            f"charge {state.charge:+d} removes more electrons than the molecule has; "
+            f"charge {signed(state.charge)} removes more electrons than there are; "
             f"{_allowed_charges(numbers)}"
         )
     raise ValueError(
@@ -116,7 +121,7 @@ def _allowed_multiplicities(numbers: Any, charge: int) -> str:
     allowed = list(range(1 + electrons % 2, electrons + 2, 2))
     shown = ", ".join(map(str, allowed[:4])) + (", …" if len(allowed) > 4 else "")
     return (
-        f"with charge {charge:+d} it has {electrons} electrons; allowed "
+        f"with charge {signed(charge)} it has {electrons} electrons; allowed "
         f"multiplicities: {shown}"
     )
 

@@ -1,0 +1,110 @@
+"""Structures of the command line: reading any ASE format or a name, writing back."""
+
+import os
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+import ase.io
+from ase import Atoms
+from ase.build import molecule
+from ase.collections import g2
+from ase.io.formats import UnknownFileTypeError, filetype
+
+from physnet_ase.state import MULTIPLICITY_KEYS
+
+
+def read_structure(text: str, charge: int | None, multiplicity: int | None) -> Atoms:
+    """Return the structure ``text`` names, in the state the options ask for.
+
+    Args:
+        text: A file (its last frame; ``FILE@3`` picks another), else the name of a
+            molecule in ``ase.build.molecule``.
+        charge: Total charge in e; overrides what the file says.
+        multiplicity: 2S+1; overrides what the file says.
+
+    Raises:
+        ValueError: No such file or molecule, or a file that ASE cannot read.
+    """
+    path = Path(text.rpartition("@")[0] or text)
+    if Path(text).exists() or path.exists():
+        atoms = _read_file(text)
+    elif text in g2.names:
+        atoms = molecule(text)
+        if charge is not None or multiplicity is not None:
+            # They describe the neutral ground state, which is not asked for.
+            atoms.set_initial_magnetic_moments(None)
+    else:
+        close = get_close_matches(text, g2.names, n=4)
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        raise ValueError(
+            f"{text}: no such file, and ASE knows no molecule of this name{hint}"
+        )
+    if charge is not None:
+        atoms.info["charge"] = charge
+    if multiplicity is not None:
+        for key in MULTIPLICITY_KEYS:
+            atoms.info.pop(key, None)
+        atoms.info["spin_multiplicity"] = multiplicity
+    return atoms
+
+
+def _read_file(text: str) -> Atoms:
+    try:
+        atoms = ase.io.read(text)
+    # ASE's readers raise anything at all on a damaged file.
+    except Exception as error:
+        raise ValueError(
+            f"{text}: ASE cannot read this file ({type(error).__name__}: {error})"
+        ) from error
+    if not isinstance(atoms, Atoms):
+        raise ValueError(f"{text} holds {len(atoms)} structures; pick one: FILE@0")
+    return atoms
+
+
+def check_output(path: Path | None) -> None:
+    """Raise before any work is done unless ``path`` can be written later.
+
+    Raises:
+        ValueError: The folder is missing, or the ending names no format of ASE.
+    """
+    if path is None:
+        return
+    check_folder(path)
+    try:
+        filetype(str(path), read=False)
+    except UnknownFileTypeError as error:
+        raise ValueError(
+            f"{path}: the ending names no format that ASE writes; use .xyz, .extxyz, "
+            ".traj, .cif, …"
+        ) from error
+
+
+def check_folder(path: Path | None) -> None:
+    """Raise unless the folder of ``path`` exists.
+
+    Raises:
+        ValueError: It does not.
+    """
+    if path is not None and not path.parent.is_dir():
+        raise ValueError(f"{path}: the folder {path.parent} does not exist")
+
+
+def write_structures(path: Path, frames: Sequence[Atoms]) -> None:
+    """Write structures with their results; nothing half-written stays at ``path``.
+
+    Raises:
+        ValueError: ASE cannot write these structures in this format.
+    """
+    partial = path.with_name(f".partial-{path.name}")
+    name = filetype(str(path), read=False)
+    try:
+        ase.io.write(partial, list(frames), format="extxyz" if name == "xyz" else name)
+        os.replace(partial, path)
+    # As for the readers: each format raises its own.
+    except Exception as error:
+        raise ValueError(
+            f"{path}: ASE cannot write this ({type(error).__name__}: {error})"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)

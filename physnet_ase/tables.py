@@ -1,0 +1,201 @@
+"""What the command line prints, as tables for people and as mappings for programs."""
+
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from rich.console import Console
+from rich.table import Table
+
+from physnet_ase.calculator import PhysNetCalculator
+from physnet_ase.observables import (
+    StateEnergies,
+    electron_affinity,
+    ionization_energy,
+    singlet_triplet_gap,
+)
+from physnet_ase.potential import Potential
+from physnet_ase.results import Kind
+from physnet_ase.state import ElectronicState, signed
+
+_DIFFERENCES = {
+    "ionization_energy": ionization_energy,
+    "electron_affinity": electron_affinity,
+    "singlet_triplet_gap": singlet_triplet_gap,
+}
+
+
+def print_model(potential: Potential) -> None:
+    """Print what a model knows of itself."""
+    known = potential.metadata
+    console = Console()
+    console.print(f"[bold]{known.name or 'untitled'}[/bold] {known.description}")
+    facts = Table(show_header=False, box=None)
+    facts.add_row("written by", f"physnet-ase {known.package_version}")
+    facts.add_row("elements", ", ".join(known.element_energies))
+    facts.add_row("levels of theory", ", ".join(known.levels_of_theory) or "not stated")
+    facts.add_row("electrostatics", known.electrostatics)
+    sizes = [np.size(leaf) for leaf in _leaves(potential.params)]
+    facts.add_row("parameters", f"{sum(sizes):,}")
+    for name, value in known.config.model_dump().items():
+        facts.add_row(name, str(value))
+    console.print(facts)
+    table = Table(title="States seen in training")
+    for column in ("charge", "2S+1", "molecules", "reference energy / eV"):
+        table.add_column(column, justify="right")
+    for record in known.states:
+        table.add_row(
+            signed(record.charge),
+            str(record.multiplicity),
+            str(record.count),
+            f"{record.reference_energy:.4f}",
+        )
+    console.print(table)
+    if known.validation_errors:
+        errors = Table(title="Validation errors")
+        names = list(known.validation_errors[0])
+        for name in names:
+            errors.add_column(name, justify="right")
+        for row in known.validation_errors:
+            errors.add_row(*(_shown(row.get(name)) for name in names))
+        console.print(errors)
+
+
+def _leaves(tree: Any) -> list[Any]:
+    if isinstance(tree, dict):
+        return [leaf for branch in tree.values() for leaf in _leaves(branch)]
+    return [tree]
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def structure_report(atoms: Atoms, state: ElectronicState) -> dict[str, Any]:
+    """Results of a structure whose calculator has run, ready for JSON."""
+    results = atoms.calc.results
+    report: dict[str, Any] = {
+        "formula": atoms.get_chemical_formula(),
+        "charge": state.charge,
+        "multiplicity": state.multiplicity,
+        "energy_eV": float(results["energy"]),
+        "max_force_eV_per_A": float(np.max(np.linalg.norm(results["forces"], axis=1))),
+        "symbols": atoms.get_chemical_symbols(),
+        "positions_A": atoms.positions.tolist(),
+        "forces_eV_per_A": results["forces"].tolist(),
+        "charges_e": results["charges"].tolist(),
+    }
+    if "magmoms" in results:
+        report["spin_populations"] = results["magmoms"].tolist()
+    if "dipole" in results:
+        report["dipole_eA"] = results["dipole"].tolist()
+    if "stress" in results:
+        report["stress_eV_per_A3"] = results["stress"].tolist()
+    return report
+
+
+def print_structure(report: dict[str, Any]) -> None:
+    """Print a report of ``structure_report``."""
+    console = Console()
+    console.print(
+        f"[bold]{report['formula']}[/bold], charge {signed(report['charge'])}, "
+        f"multiplicity {report['multiplicity']}"
+    )
+    facts = Table(show_header=False, box=None)
+    if "steps" in report:
+        facts.add_row("steps", str(report["steps"]))
+    facts.add_row("energy", f"{report['energy_eV']:.6f} eV")
+    facts.add_row("largest force", f"{report['max_force_eV_per_A']:.4f} eV/Å")
+    if "dipole_eA" in report:
+        dipole = float(np.linalg.norm(report["dipole_eA"]))
+        facts.add_row("dipole", f"{dipole:.4f} e·Å")
+    console.print(facts)
+    table = Table()
+    names = ("atom", "x / Å", "y / Å", "z / Å", "Fx / eV/Å", "Fy", "Fz", "charge / e")
+    for name in names:
+        table.add_column(name, justify="right")
+    rows = zip(
+        report["symbols"],
+        report["positions_A"],
+        report["forces_eV_per_A"],
+        report["charges_e"],
+        strict=True,
+    )
+    for symbol, position, force, charge in rows:
+        numbers = [*position, *force, charge]
+        table.add_row(symbol, *(f"{number:.4f}" for number in numbers))
+    console.print(table)
+
+
+def state_differences(
+    atoms: Atoms, calculator: PhysNetCalculator, kind: Kind
+) -> dict[str, dict[str, Any]]:
+    """Ionization energy, electron affinity and spin gap; those that exist.
+
+    A quantity that the molecule or the model does not have (no ions seen, odd number
+    of electrons) carries the reason instead of a value.
+
+    Raises:
+        RuntimeError: An adiabatic relaxation did not converge.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for name, function in _DIFFERENCES.items():
+        try:
+            found = function(atoms, calculator, kind)
+        except ValueError as error:
+            rows[name] = {"value_eV": None, "reason": str(error)}
+            continue
+        rows[name] = {
+            "value_eV": found.value,
+            "from": [found.from_state.charge, found.from_state.multiplicity],
+            "to": [found.to_state.charge, found.to_state.multiplicity],
+        }
+    return rows
+
+
+def states_report(
+    scan: StateEnergies, state: ElectronicState, differences: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """A scan of states and the differences, ready for JSON."""
+    rows = zip(scan.states, scan.energies, scan.relative_energies, strict=True)
+    levels = [
+        {
+            "charge": one.charge,
+            "multiplicity": one.multiplicity,
+            "energy_eV": energy,
+            "relative_energy_eV": relative,
+        }
+        for one, energy, relative in rows
+    ]
+    return {
+        "formula": scan.geometries[0].get_chemical_formula(),
+        "charge": state.charge,
+        "multiplicity": state.multiplicity,
+        "kind": scan.kind,
+        "states": levels,
+        **differences,
+    }
+
+
+def print_states(report: dict[str, Any]) -> None:
+    """Print a report of ``states_report``."""
+    console = Console()
+    table = Table(title=f"{report['formula']}, {report['kind']}")
+    for column in ("charge", "2S+1", "energy / eV", "relative / eV"):
+        table.add_column(column, justify="right")
+    for level in report["states"]:
+        table.add_row(
+            signed(level["charge"]),
+            str(level["multiplicity"]),
+            f"{level['energy_eV']:.4f}",
+            f"{level['relative_energy_eV']:.4f}",
+        )
+    console.print(table)
+    for name in _DIFFERENCES:
+        row = report[name]
+        label = name.replace("_", " ")
+        if row["value_eV"] is None:
+            console.print(f"{label}: not available ({row['reason']})", markup=False)
+            continue
+        start, end = ElectronicState(*row["from"]), ElectronicState(*row["to"])
+        console.print(f"{label}: {row['value_eV']:.4f} eV ({start} → {end})")
