@@ -132,7 +132,7 @@ class PackedMemmapLoader:
         return loader
 
     def state(self) -> dict[str, int]:
-        """The position, JSON-serialisable: batches already yielded count as consumed."""
+        """The position, JSON-serialisable: a batch counts as soon as it is yielded."""
         return {
             "epoch": self._epoch,
             "index": self._index,

@@ -4,7 +4,7 @@ import json
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -105,8 +105,8 @@ class PackedWriter:
         n_atoms: Array,
         values: Mapping[str, Array],
         *,
-        names: Sequence[str] | None = None,
-        level: str | None = None,
+        names: Iterable[str] | None = None,
+        levels: Iterable[str] | None = None,
     ) -> None:
         """Append molecules given as flat arrays.
 
@@ -118,18 +118,18 @@ class PackedWriter:
                 or NaN counts as missing.
             names: [molecules] the molecule's name, by which whole molecules can be
                 held out; an empty one belongs to no group.
-            level: Level of theory of these molecules.
+            levels: [molecules] level of theory of each; empty where unknown.
 
         Raises:
             ValueError: An array is unknown, or its shape disagrees with the counts.
         """
         count, atoms = len(n_atoms), int(np.sum(n_atoms))
         arrays = _check_shapes(values, count, atoms)
-        if level is not None:
-            index = self._levels.setdefault(level, len(self._levels))
-            arrays["level"] = np.full(count, index, dtype="<i2")
+        if levels is not None:
+            arrays["level"] = _numbered(self._levels, levels).astype("<i2")
         if names is not None and not self._too_many_groups:
-            arrays["group"] = self._group_indices(names)
+            arrays["group"] = _numbered(self._groups, names)
+            self._too_many_groups = len(self._groups) > MAX_GROUPS
         self._sizes.write(np.asarray(n_atoms, dtype="<i4").tobytes())
         for name, array in arrays.items():
             if name not in self._files and _has_content(array):
@@ -185,15 +185,6 @@ class PackedWriter:
             file, field, self.num_atoms if field.per_atom else self.num_molecules
         )
         self._files[name] = file
-
-    def _group_indices(self, names: Sequence[str]) -> Array:
-        groups = self._groups
-        indices = [
-            groups.setdefault(str(name), len(groups)) if name else -1 for name in names
-        ]
-        if len(self._groups) > MAX_GROUPS:
-            self._too_many_groups = True
-        return np.array(indices, dtype="<i4")
 
     def _count(self, n_atoms: Array, arrays: Mapping[str, Array]) -> None:
         self._elements.update(np.unique(arrays["atomic_numbers"]).tolist())
@@ -284,6 +275,13 @@ def _check_shapes(
             )
         arrays[name] = np.asarray(value).astype(field.dtype)
     return arrays
+
+
+def _numbered(known: dict[str, int], names: Iterable[str]) -> Array:
+    """Numbers of names in order of appearance; -1 for an empty one."""
+    return np.array(
+        [known.setdefault(str(n), len(known)) if n else -1 for n in names], dtype="<i4"
+    )
 
 
 def _has_content(array: Array) -> bool:
