@@ -150,40 +150,49 @@ def resolve_state(
         ValueError: A value is not a whole number, two keys of ``atoms.info`` disagree,
             the state is impossible for these atoms, or ``strict`` and no source.
     """
-    formula = atoms.get_chemical_formula()
+    try:
+        return _resolve(atoms, charge, multiplicity, strict)
+    except ValueError as error:
+        raise ValueError(f"{atoms.get_chemical_formula()}: {error}") from error
+
+
+def _resolve(
+    atoms: "Atoms", charge: int | None, multiplicity: int | None, strict: bool
+) -> ElectronicState:
+    numbers = atoms.numbers
     try:
         found_charge, charge_source = _lookup(
             atoms, CHARGE_KEYS, ("charge", charge), _charge_sum
         )
     except ValueError as error:
-        raise ValueError(
-            f"{formula}: {error}; {_allowed_charges(atoms.numbers)}"
-        ) from error
+        raise ValueError(f"{error}; {_allowed_charges(numbers)}") from error
     known_charge = found_charge or 0
-    check_possible(atoms.numbers, _lowest_state(atoms.numbers, known_charge))
+    check_possible(numbers, _lowest_state(numbers, known_charge))
     try:
         found_multiplicity, multiplicity_source = _lookup(
             atoms, MULTIPLICITY_KEYS, ("multiplicity", multiplicity), _multiplicity_sum
         )
+        state = (
+            _lowest_state(numbers, known_charge)
+            if found_multiplicity is None
+            else ElectronicState(known_charge, found_multiplicity)
+        )
     except ValueError as error:
-        allowed = _allowed_multiplicities(atoms.numbers, known_charge)
-        raise ValueError(f"{formula}: {error}; {allowed}") from error
+        allowed = _allowed_multiplicities(numbers, known_charge)
+        raise ValueError(f"{error}; {allowed}") from error
     found = {"charge": found_charge, "multiplicity": found_multiplicity}
     missing = [name for name, value in found.items() if value is None]
     if strict and missing:
         raise ValueError(
-            f"strict=True and no {' and no '.join(missing)} given for {formula}; set "
-            f"atoms.info['charge'] and atoms.info['spin_multiplicity'], or pass "
-            f"charge= and multiplicity="
+            f"strict=True and no {' and no '.join(missing)} given; set "
+            "atoms.info['charge'] and atoms.info['spin_multiplicity'], or pass charge= "
+            "and multiplicity="
         )
-    if found_multiplicity is None:
-        return _lowest_state(atoms.numbers, known_charge)
     try:
-        state = ElectronicState(known_charge, found_multiplicity)
-        check_possible(atoms.numbers, state)
+        check_possible(numbers, state)
     except ValueError as error:
         raise ValueError(
-            f"{formula}: {error} (charge from {charge_source}, multiplicity from "
+            f"{error} (charge from {charge_source}, multiplicity from "
             f"{multiplicity_source})"
         ) from error
     return state
