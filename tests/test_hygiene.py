@@ -23,6 +23,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
     "project"
 ]
 EXTRAS = PROJECT["optional-dependencies"]
+DISTRIBUTIONS = packages_distributions()
 FILES = sorted(path for folder in PACKAGES.values() for path in folder.rglob("*.py"))
 
 FOUNDATION = {"units", "state", "graph", "config", "neighbors"}
@@ -184,12 +185,15 @@ def test_every_imported_library_is_declared(path):
     if path.is_relative_to(PACKAGES["physnet_training"]):
         always |= normalised(EXTRAS["train"])
     anywhere = always | normalised(EXTRAS["train"] + EXTRAS["qm"])
-    known = packages_distributions()
 
     def undeclared(modules, allowed):
         tops = {module.split(".")[0] for module in modules} - {""}
         tops -= set(sys.stdlib_module_names) | set(PACKAGES)
-        return {top for top in tops if not normalised(known.get(top, [top])) & allowed}
+        return {
+            top
+            for top in tops
+            if not normalised(DISTRIBUTIONS.get(top, [top])) & allowed
+        }
 
     at_import = imported_modules(path, ast.parse(path.read_text(encoding="utf-8")).body)
     assert undeclared(at_import, always) == set()
