@@ -58,7 +58,10 @@ class GraphBuilder:
         self.cutoff = cutoff
         self.processes = processes
         self.shapes: list[Shape] = []
-        self._periodic = dataset.periodic
+        directions = dataset.take("pbc", indices)
+        self._periodic = bool(directions.any())
+        # Periodic molecules have no long pairs; a mixture is sized as if all had them.
+        self._long = 0.0 if (directions.max(axis=1) > 0).all() else 0.5
         self._labels = [name for name in _LABELS if name in dataset.fields]
         if self._periodic and cutoff is None:
             raise ValueError(
@@ -77,13 +80,13 @@ class GraphBuilder:
             batches: Sizes of the molecules of some batches of this process.
         """
         top = min(self.slots, len(sizes))
-        largest = np.partition(sizes, -top)[-top:]
+        largest = np.partition(sizes, -top)[-top:].astype(np.int64)
         bound = self.need(largest)
         if self._periodic:
             crowd = largest * self._crowded * _ESTIMATE_MARGIN
             bound = bound._replace(pairs=int(np.ceil(crowd.sum())))
         elif self._estimated:
-            bound = bound._replace(pairs=2 * bound.long_pairs)
+            bound = bound._replace(pairs=int(largest @ (largest - 1)))
         # Batches that differ leave padded pairs, which need a padded atom to point at.
         varied = self.cutoff is not None or bool((sizes != sizes[0]).any())
         worst = bound._replace(atoms=bound.atoms + int(varied))
@@ -101,7 +104,7 @@ class GraphBuilder:
         if self._estimated:
             near = np.interp(n, self._sample_sizes, self._sample_neighbors)
             neighbors = near if self._periodic else np.minimum(neighbors, near)
-        long_pairs = n @ (n - 1) / 2
+        long_pairs = self._long * (n @ (n - 1))
         return Shape(int(n.sum()), int(np.ceil(n @ neighbors)), int(long_pairs))
 
     def build(self, molecules: Array, others: list[Array] | None = None) -> Graph:

@@ -259,7 +259,9 @@ class PackedMemmapLoader:
                 cutoff=cutoff,
                 processes=self.process_count,
             )
-            some = range(min(self.num_batches, _FIT_BATCHES))
+            # A shape for the one short batch is not worth its compilation.
+            full = self.num_molecules // (self.batch_size * self.process_count)
+            some = range(min(max(full, 1), _FIT_BATCHES))
             builder.fit_shapes(
                 self._sizes, [self._sizes[self._shares(0, i)[0]] for i in some]
             )

@@ -152,11 +152,6 @@ class PackedDataset:
                 total[(int(q), int(m))] += count
         return dict(sorted(total.items()))
 
-    @property
-    def periodic(self) -> bool:
-        """Whether any molecule has a periodic direction."""
-        return "pbc" in self.fields and bool(self.unique("pbc").any())
-
     def unique(self, name: str) -> Array:
         """Distinct values of a field, NaN once, found in bounded memory."""
         total = self.num_atoms if FIELDS[name].per_atom else self.num_molecules
