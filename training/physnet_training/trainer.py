@@ -101,7 +101,11 @@ class Trainer:
     ) -> None:
         self.recipe, self.dataset, self.out, self.split = recipe, dataset, out, split
         options = recipe.optimizer
-        whole = PackedMemmapLoader(dataset, options.batch_size, seed=options.seed)
+        # flat graphs pad a batch, not a molecule: sorting by size would save little and
+        # make batches of one kind of molecule each
+        whole = PackedMemmapLoader(
+            dataset, options.batch_size, bucket_size=1, seed=options.seed
+        )
         self.loader = whole.subset(split.train)
         self.validation = whole.subset(split.validation, shuffle=False)
         found, scale = dataset_references(dataset, split.train)
