@@ -59,6 +59,7 @@ def _plain_errors(command: Callable[P, None]) -> Callable[P, None]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             with warnings.catch_warnings():
+                warnings.simplefilter("default", UserWarning)
                 warnings.showwarning = _show_warning
                 command(*args, **kwargs)
         except typer.Exit:

@@ -9,7 +9,7 @@ import ase.io
 from ase import Atoms
 from ase.build import molecule
 from ase.collections import g2
-from ase.io.formats import UnknownFileTypeError, filetype
+from ase.io.formats import filetype, ioformats
 
 from physnet_ase.state import MULTIPLICITY_KEYS
 
@@ -71,13 +71,12 @@ def check_output(path: Path | None) -> None:
     if path is None:
         return
     check_folder(path)
-    try:
-        filetype(str(path), read=False)
-    except UnknownFileTypeError as error:
+    name = filetype(str(path), read=False)
+    if name not in ioformats or not ioformats[name].can_write:
         raise ValueError(
             f"{path}: the ending names no format that ASE writes; use .xyz, .extxyz, "
             ".traj, .cif, …"
-        ) from error
+        )
 
 
 def check_folder(path: Path | None) -> None:
