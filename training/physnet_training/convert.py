@@ -141,10 +141,11 @@ def _with_state(
     """Fill in charges, and multiplicities if the user says how; count both."""
     values = dict(piece.values)
     count = len(piece.n_atoms)
-    charge = np.asarray(values.get("total_charge", np.full(count, np.nan)), float)
-    unknown = np.isnan(charge)
-    if "total_charge" not in values or unknown.any():
+    nowhere = np.full(count, "total_charge" not in values)
+    unknown = piece.absent.get("total_charge", nowhere)
+    if unknown.any():
         assumed["no charge stored, 0 taken"] += int(unknown.sum())
+    charge = np.asarray(values.get("total_charge", np.zeros(count)), float)
     values["total_charge"] = np.where(unknown, 0.0, charge)
     spin = np.asarray(values.get("spin_multiplicity", np.full(count, np.nan)), float)
     unknown = np.isnan(spin)

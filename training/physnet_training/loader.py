@@ -76,7 +76,7 @@ class PackedMemmapLoader:
     def _select(self, indices: Array) -> None:
         self.indices = indices
         self._sizes = self.dataset.n_atoms[indices]
-        self._epoch, self._index = 0, 0
+        self._epoch = self._index = 0
         self._order: tuple[int, Array] | None = None
         self._cutoff: float | None = None
         self._builders: dict[float | None, GraphBuilder] = {}
@@ -108,8 +108,7 @@ class PackedMemmapLoader:
         Raises:
             ValueError: No indices, repeated ones, or ones outside of the dataset.
         """
-        chosen = np.asarray(indices, dtype=np.int64)
-        total = self.dataset.num_molecules
+        chosen, total = np.asarray(indices, np.int64), self.dataset.num_molecules
         if chosen.ndim != 1 or len(chosen) == 0:
             raise ValueError("a subset needs at least one molecule, got none")
         if chosen.min() < 0 or chosen.max() >= total:
@@ -238,9 +237,8 @@ class PackedMemmapLoader:
         for epoch, index in self._walk():
             rows = self.molecules(epoch, index)
             atoms = num_atoms
-            if atoms is None:
+            if atoms is None:  # the lowest quarter of the largest size that holds it
                 need = int(self.dataset.n_atoms[rows].max(initial=1))
-                # The lowest of the quarters of the largest size that holds the batch.
                 atoms = -(-largest * -(-4 * need // largest) // 4)
             yield dense_batch(
                 self.dataset,
@@ -259,7 +257,7 @@ class PackedMemmapLoader:
                 cutoff=cutoff,
                 processes=self.process_count,
             )
-            # A shape for the one short batch is not worth its compilation.
+            # No shape for the one short batch: it is not worth its compilation.
             full = self.num_molecules // (self.batch_size * self.process_count)
             some = range(min(max(full, 1), _FIT_BATCHES))
             builder.fit_shapes(
@@ -272,12 +270,11 @@ class PackedMemmapLoader:
         """Positions in ``indices`` of a batch, for each process."""
         group = self.batch_size * self.process_count
         if self._order is None or self._order[0] != epoch:
+            order = np.arange(self.num_molecules)
             if self.shuffle:
                 order = epoch_order(
                     self._sizes, self.seed, epoch, group=group, window=self.bucket_size
                 )
-            else:
-                order = np.arange(self.num_molecules)
             self._order = (epoch, order)
         whole = self._order[1][index * group : (index + 1) * group]
         return [whole[p :: self.process_count] for p in range(self.process_count)]
@@ -288,11 +285,11 @@ def split_loader(
 ) -> tuple[PackedMemmapLoader, PackedMemmapLoader]:
     """Loaders over a training and a validation part of a loader's molecules.
 
-    Membership is a hash of (seed, molecule index) alone: appended molecules, batch size
-    and history change nothing. The validation part keeps the order of the files.
+    Membership is a hash of (seed, molecule index) alone. The validation part keeps the
+    order of the files.
 
     Args:
-        loader: The loader to split; it stays as it is.
+        loader: It stays as it is.
         train_fraction: Expected fraction in the training part, between 0 and 1.
         seed: Seed of the split.
 

@@ -122,7 +122,9 @@ def _known_factor(quantity: str, unit: str) -> float | None:
     power = 1
     energy, slash, length = unit.rpartition("/")
     if quantity == "stress":
-        length, power = length.removesuffix("^3").removesuffix("**3"), 3
+        if not length.endswith("^3"):
+            return None
+        length, power = length.removesuffix("^3"), 3
     if not slash or energy not in _ENERGY_UNITS or length not in _LENGTH_UNITS:
         return None
     return float(_ENERGY_UNITS[energy] / _LENGTH_UNITS[length] ** power)

@@ -53,7 +53,8 @@ def read_npz(
     """
     arrays = {}
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here, because NumPy leaves a damaged file open.
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             if not hasattr(file, "files"):
                 raise ValueError("it holds a single array, not named ones (NPZ)")
             for key in file.files:

@@ -109,6 +109,8 @@ class _Frame:
         results = atoms.calc.results if atoms.calc is not None else {}
         self.found: dict[str, Any] = {**atoms.arrays, **atoms.info, **results}
         self.n_atoms = len(atoms)
+        if self.n_atoms == 0:
+            raise ValueError("it has no atoms; remove the frame")
         keys = choice.options.keys
         length = choice.factor("positions", "positions")
         self.values: dict[str, Array] = {
