@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from physnet_training.duplicates import DuplicateCounter
 from physnet_training.layout import sha256
 from physnet_training.molecules import Molecules, ReadOptions
 from physnet_training.naming import ALIASES
@@ -83,9 +84,16 @@ def convert(
         raise ValueError("convert needs at least one source file, got none")
     readers = [_reader(path) for path in paths]
     with PackedWriter(target) as writer:
-        reports = []
+        reports, duplicates = [], DuplicateCounter()
         for path, reader in zip(paths, readers, strict=True):
-            report = _convert_one(path, reader, writer, read_options, on_progress)
+            report = _convert_one(
+                path,
+                reader,
+                writer,
+                duplicates,
+                options=read_options,
+                progress=on_progress,
+            )
             writer.provenance.append(asdict(report))
             reports.append(report)
         _check_used(read_options, reports)
@@ -98,11 +106,15 @@ def _convert_one(
     path: Path,
     reader: Reader,
     writer: PackedWriter,
+    duplicates: DuplicateCounter,
+    *,
     options: ReadOptions,
-    on_progress: Progress | None,
+    progress: Progress | None,
 ) -> SourceReport:
+    """Stream one file into the writer."""
     units: dict[str, str] = {}
     assumed: Counter[str] = Counter()
+    repeated: list[tuple[int, int | None]] = []
     before = writer.num_molecules
     for piece in reader(path, options, units):
         if len(piece.n_atoms) == 0:
@@ -118,8 +130,9 @@ def _convert_one(
             names=molecules.names,
             levels=molecules.levels,
         )
-        if on_progress is not None:
-            on_progress(path, writer.num_molecules)
+        repeated.append(duplicates.count(molecules))
+        if progress is not None:
+            progress(path, writer.num_molecules)
     count = writer.num_molecules - before
     if count == 0:
         asked = f" with {dict(options.where)}" if options.where else ""
@@ -132,6 +145,13 @@ def _convert_one(
             "energy=NAME, --key forces=NAME"
         )
     notes = [f"{number} molecules: {what}" for what, number in assumed.items()]
+    if any(number for number, _ in repeated):
+        row = next(row for number, row in repeated if number)
+        notes.append(
+            f"{sum(number for number, _ in repeated)} molecules stand in the data "
+            f"already, same geometry and state (first: {row}, 0-based); split by "
+            "geometry to keep copies together"
+        )
     return SourceReport(path.name, sha256(path), count, units, notes)
 
 

@@ -75,8 +75,12 @@ def read_hdf5(
     Raises:
         ValueError: As for ``read_npz``.
     """
-    import h5py  # an extra of the training
-
+    try:
+        import h5py  # an extra: reading other formats does not need it
+    except ImportError as error:
+        raise ValueError(
+            f"{path}: reading HDF5 needs h5py; install physnet-ase[train]"
+        ) from error
     try:
         with h5py.File(path, "r") as file:
             for name in file:

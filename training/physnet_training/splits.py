@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from physnet_training.order import hash_uniform
 from physnet_training.packed import PackedDataset
 
 Array = NDArray[Any]
+_CHUNK = 1 << 16  # molecules held in memory at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,12 +153,16 @@ def geometry_split(
         raise ValueError(f"fraction must lie between 0 and 1, got {fraction}")
     indices = np.arange(len(dataset)) if molecules is None else molecules
     keys = np.empty(len(indices), dtype=np.uint64)
-    for place, index in enumerate(indices):
-        rows = dataset.atom_rows(np.array([index]))
+    for start in range(0, len(indices), _CHUNK):
+        some = indices[start : start + _CHUNK]
+        rows = dataset.atom_rows(some)
         numbers = dataset.take("atomic_numbers", rows)
         positions = np.rint(dataset.take("positions", rows) * 1e4).astype(np.int64)
-        digest = hashlib.sha256(numbers.tobytes() + positions.tobytes()).digest()
-        keys[place] = int.from_bytes(digest[:8], "little")
+        ends = np.cumsum(dataset.n_atoms[some])
+        for place, (first, end) in enumerate(pairwise([0, *ends.tolist()])):
+            content = numbers[first:end].tobytes() + positions[first:end].tobytes()
+            digest = hashlib.sha256(content).digest()
+            keys[start + place] = int.from_bytes(digest[:8], "little")
     inside = hash_uniform(keys, seed) < fraction
     return _both(indices, inside, f"fraction {fraction}, seed {seed}")
 
