@@ -177,6 +177,24 @@ class PhysNetCalculator(Calculator):
             changes.append("state")
         return changes
 
+    def get_property(
+        self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True
+    ) -> Any:
+        """Return one property, computing it if it is not known.
+
+        Raises:
+            PropertyNotImplementedError: This model or structure does not have it.
+        """
+        if name == "magmoms" and not self._loaded.config.spin_populations:
+            raise PropertyNotImplementedError(
+                "magmoms need a model trained on spin populations"
+            )
+        # Without atoms ASE means the last ones and skips every check; settings may
+        # have changed since.
+        return super().get_property(  # type: ignore[no-untyped-call]
+            name, self.atoms if atoms is None else atoms, allow_calculation
+        )
+
     def _key(self, state: ElectronicState) -> tuple[Any, ...]:
         settings = self.parameters
         return state, settings["dtype"], settings["allow_unseen_states"]
@@ -251,7 +269,7 @@ class PhysNetCalculator(Calculator):
         )
         _check_cell(structure)
         pairs = self._pair_cache.pairs(structure)
-        _check_distances(structure, pairs)
+        check_distances(structure, pairs)
         return state, structure, pairs
 
 
@@ -264,8 +282,12 @@ def _check_cell(structure: Structure) -> None:
         )
 
 
-def _check_distances(structure: Structure, pairs: Pairs) -> None:
-    """Refuse coincident atoms, periodic images included."""
+def check_distances(structure: Structure, pairs: Pairs) -> None:
+    """Refuse coincident atoms, periodic images included.
+
+    Raises:
+        ValueError: Two atoms are nearer than ``CLOSEST_DISTANCE``; they are named.
+    """
     senders, receivers = pairs.senders, pairs.receivers
     vectors = structure.positions[senders] - structure.positions[receivers]
     if structure.pbc.any():

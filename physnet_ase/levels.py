@@ -5,7 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 from ase import Atoms
 
-from physnet_ase.calculator import PhysNetCalculator
+from physnet_ase.calculator import (
+    CLOSEST_DISTANCE,
+    PhysNetCalculator,
+    check_distances,
+)
+from physnet_ase.neighbors import Structure, find_pairs
 from physnet_ase.relaxation import Relaxation, relax
 from physnet_ase.results import Kind, State
 from physnet_ase.state import ElectronicState, as_state, is_possible, signed, with_state
@@ -81,7 +86,11 @@ def vertical_energies(
     calculator: PhysNetCalculator,
     states: Sequence[Sequence[ElectronicState]],
 ) -> list[Energies]:
-    """Energies in eV of each molecule in each of its states, in one batch."""
+    """Energies in eV of each molecule in each of its states, in one batch.
+
+    Raises:
+        ValueError: A structure or a state cannot be evaluated.
+    """
     jobs = [
         with_state(molecule, state)
         for molecule, mine in zip(molecules, states, strict=True)
@@ -89,6 +98,9 @@ def vertical_energies(
     ]
     if not jobs:
         return []
+    for molecule in molecules:
+        structure = Structure.from_atoms(molecule)
+        check_distances(structure, find_pairs(structure, CLOSEST_DISTANCE))
     results = calculator.potential.evaluate(
         jobs,
         properties=("energy",),

@@ -212,6 +212,9 @@ def test_what_cannot_be_is_refused(calculator, water):
         ionization_energy(water, calculator, from_state=CATION)
     with pytest.raises(ValueError, match="at least one state"):
         scan_states(water, calculator, [])
+    water.positions[2] = water.positions[1]
+    with pytest.raises(ValueError, match="atoms 1 and 2 are only 0 Å apart"):
+        scan_states([molecule("CH4"), water], calculator, [(0, 1)])
     with pytest.raises(ValueError, match="fmax must be positive"):
         Relaxation(fmax=0.0)
     with pytest.raises(TypeError, match="needs a PhysNetCalculator, got Potential"):
