@@ -50,7 +50,7 @@ class PhysNetCalculator(Calculator):
     spin populations) for models trained on them.
 
     Args:
-        potential: A potential, a model directory, or the name of a pretrained model.
+        potential_or_path: A potential, a model directory, or a pretrained name.
         charge: Total charge in e of atoms whose ``info`` holds none.
         multiplicity: 2S+1 of atoms whose ``info`` holds none.
         dtype: "float32" or "float64"; a potential that is float64 already stays so.
@@ -88,7 +88,7 @@ class PhysNetCalculator(Calculator):
 
     def __init__(
         self,
-        potential: Potential | str | PathLike[str],
+        potential_or_path: Potential | str | PathLike[str],
         charge: int | None = None,
         multiplicity: int | None = None,
         *,
@@ -97,9 +97,9 @@ class PhysNetCalculator(Calculator):
         allow_unseen_states: bool = False,
     ) -> None:
         self._loaded = (
-            potential
-            if isinstance(potential, Potential)
-            else load_potential(str(potential))
+            potential_or_path
+            if isinstance(potential_or_path, Potential)
+            else load_potential(str(potential_or_path))
         )
         self._pair_cache = PairCache(self._loaded.config.cutoff)
         self._computed_for: tuple[Any, ...] = ()
