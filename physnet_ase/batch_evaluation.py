@@ -7,9 +7,21 @@ import numpy as np
 
 from physnet_ase.graph import Graph
 from physnet_ase.neighbors import Pairs, Structure, build_graph, find_pairs
-from physnet_ase.potential import PROPERTIES, Potential
+from physnet_ase.potential import Potential
 from physnet_ase.state import ElectronicState, as_state, resolve_state
 
+PROPERTIES = (
+    "energy",
+    "forces",
+    "stress",
+    "dipole",
+    "charges",
+    "spin_populations",
+    "energies",
+    "features",
+    "hessian",
+)
+"""What ``Potential.evaluate`` can be asked for."""
 MAX_ATOMS, MAX_PAIRS = 512, 16384
 """A batch is closed before it grows beyond these, unless one structure alone does."""
 
@@ -59,9 +71,7 @@ def evaluate(
             raise ValueError(f"states must be a non-empty list of states, got {states}")
         per_structure = [[as_state(state) for state in states]] * len(several)
     jobs = [
-        (index, state)
-        for index, chosen in enumerate(per_structure)
-        for state in chosen
+        (index, state) for index, chosen in enumerate(per_structure) for state in chosen
     ]
     for index, state in jobs:
         try:
@@ -125,9 +135,7 @@ def _check_properties(
 ) -> set[str]:
     unknown = set(properties) - set(PROPERTIES)
     if isinstance(properties, str) or unknown or not properties:
-        raise ValueError(
-            f"properties must be some of {PROPERTIES}, got {properties!r}"
-        )
+        raise ValueError(f"properties must be some of {PROPERTIES}, got {properties!r}")
     if "spin_populations" in properties and not potential.config.spin_populations:
         raise ValueError(
             "this model was not trained on spin populations; retrain with "

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import tempfile
-from importlib import metadata as package_metadata
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,10 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from physnet_ase import __version__
 from physnet_ase.metadata import SCHEMA_VERSION, ModelMetadata
-from physnet_ase.potential import Params, Potential
+from physnet_ase.potential import Potential
+from physnet_ase.terms import Params
 
 MODEL_FILE, WEIGHTS_FILE = "model.json", "weights.safetensors"
 
@@ -56,11 +57,16 @@ def load_potential(path_or_name: "str | Path") -> Potential:
     return Potential(metadata, params, path=path)
 
 
-def _read_metadata(file: Path) -> ModelMetadata:
+def _check_present(file: Path) -> None:
     if not file.is_file():
         raise FileNotFoundError(
-            f"{file} is missing; a model directory holds {MODEL_FILE} and {WEIGHTS_FILE}"
+            f"{file} is missing; a model directory holds {MODEL_FILE} and "
+            f"{WEIGHTS_FILE}"
         )
+
+
+def _read_metadata(file: Path) -> ModelMetadata:
+    _check_present(file)
     try:
         content = json.loads(file.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -69,7 +75,9 @@ def _read_metadata(file: Path) -> ModelMetadata:
         ) from error
     version = content.get("schema_version") if isinstance(content, dict) else None
     if not isinstance(version, int):
-        raise ValueError(f"{file} has no schema_version; it is not a model of physnet-ase")
+        raise ValueError(
+            f"{file} has no schema_version; it is not a model of physnet-ase"
+        )
     if version > SCHEMA_VERSION:
         raise ValueError(
             f"{file} has schema_version {version}, this package reads up to "
@@ -84,10 +92,7 @@ def _read_metadata(file: Path) -> ModelMetadata:
 
 
 def _read_weights(file: Path, metadata: ModelMetadata) -> Params:
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"{file} is missing; a model directory holds {MODEL_FILE} and {WEIGHTS_FILE}"
-        )
+    _check_present(file)
     try:
         stored = load_file(file)
     except (SafetensorError, OSError, ValueError) as error:
@@ -143,18 +148,22 @@ def save_potential(potential: Potential, path: "str | Path") -> Path:
         FileExistsError: ``path`` exists and is not a model directory.
     """
     target = Path(path)
-    if target.exists() and not (target / MODEL_FILE).is_file() and (
-        not target.is_dir() or any(target.iterdir())
+    if (
+        target.exists()
+        and not (target / MODEL_FILE).is_file()
+        and (not target.is_dir() or any(target.iterdir()))
     ):
         raise FileExistsError(
             f"{target} exists and is not a model directory; choose another name"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    version = package_metadata.version("physnet-ase")
-    metadata = potential.metadata.model_copy(update={"package_version": version})
+    metadata = potential.metadata.model_copy(update={"package_version": __version__})
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        weights = {k: np.ascontiguousarray(a) for k, a in _flatten(potential.params).items()}
+        weights = {
+            key: np.ascontiguousarray(leaf)
+            for key, leaf in _flatten(potential.params).items()
+        }
         save_file(weights, staging / WEIGHTS_FILE)
         (staging / MODEL_FILE).write_text(
             json.dumps(metadata.model_dump(mode="json"), indent=2) + "\n"

@@ -25,8 +25,10 @@ class Graph(NamedTuple):
     """A padded batch of molecules.
 
     Padded atoms have ``atomic_numbers`` 0, ``atom_mask`` False and belong to the last
-    molecule slot; padded pairs have ``pair_mask`` False and point at the last atom slot.
-    Receivers are sorted. Vector of a pair: ``R[senders] + shifts - R[receivers]``.
+    molecule slot; padded pairs have ``pair_mask`` False and point at the last atom
+    slot. Receivers are sorted. A pair's vector is ``R[senders] + shifts -
+    R[receivers]``.
+
     The ``long_*`` pairs are every i < j of molecules without periodic directions: the
     Coulomb sum of open systems. Periodic molecules have none there.
     """

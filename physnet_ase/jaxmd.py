@@ -11,8 +11,9 @@ from jax_md import partition
 from jaxtyping import Array, Bool, Float, Int
 
 from physnet_ase.graph import Graph
-from physnet_ase.potential import Potential, atomic_terms
+from physnet_ase.potential import Potential
 from physnet_ase.state import ElectronicState, num_electrons
+from physnet_ase.terms import atomic_terms
 
 EnergyFn = Callable[..., Float[Array, ""]]
 """``energy_fn(position, neighbor, …)`` in eV."""

@@ -140,9 +140,7 @@ def fit_capacity(structures: Sequence[Structure], pairs: Sequence[Pairs]) -> Cap
         atoms = size_class(num_atoms)
         if num_atoms <= ALL_PAIRS_LIMIT:
             return Capacity(1, atoms, atoms * (atoms - 1), atoms * (atoms - 1) // 2)
-        return Capacity(
-            1, atoms + 2, size_class(num_pairs), atoms * (atoms - 1) // 2
-        )
+        return Capacity(1, atoms + 2, size_class(num_pairs), atoms * (atoms - 1) // 2)
     return Capacity(
         molecules=1 if len(structures) == 1 else size_class(len(structures), ratio=4),
         atoms=size_class(num_atoms + 1, ratio=2),

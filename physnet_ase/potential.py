@@ -1,9 +1,9 @@
-"""From a graph to energies, and the one place that differentiates them."""
+"""From terms to energies, forces and more: the one place that differentiates."""
 
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,116 +14,8 @@ from jaxtyping import Array, Float
 from physnet_ase.config import ModelConfig
 from physnet_ase.graph import Graph
 from physnet_ase.metadata import ModelMetadata, symbols
-from physnet_ase.network.physnet import PhysNet
-from physnet_ase.physics.electrostatics import (
-    coulomb_energies,
-    damped_inverse,
-    shift_to_total,
-    shifted_inverse,
-)
-from physnet_ase.physics.repulsion import zbl_energy
-from physnet_ase.state import ElectronicState, check_possible
-
-Params = Any
-"""A nested dict of arrays as flax makes it."""
-
-
-class AtomicTerms(NamedTuple):
-    """Per-atom results; padded atoms hold zeros. Energies without references."""
-
-    energies: Float[Array, " atoms"]  # eV
-    charges: Float[Array, " atoms"]  # e, sum to the total charge
-    spin_populations: Float[Array, " atoms"]  # electrons, sum to 2S
-    features: Float[Array, "atoms features"]
-    nonhierarchicality: Float[Array, " atoms"]
-
-
-def pair_vectors(
-    graph: Graph, positions: Float[Array, "atoms 3"], shifts: Float[Array, "pairs 3"]
-) -> tuple[Float[Array, "pairs 3"], Float[Array, "long_pairs 3"]]:
-    """Vectors receiver → sender of the short-range and of the long pairs, in Å."""
-    short = positions[graph.senders] + shifts - positions[graph.receivers]
-    long = positions[graph.long_senders] - positions[graph.long_receivers]
-    return short, long
-
-
-def _safe_length(
-    vectors: Float[Array, "n 3"], mask: Any, far: float
-) -> tuple[Float[Array, " n"], Float[Array, "n 3"]]:
-    """Lengths with masked rows, and exact coincidences, moved to a safe distance."""
-    usable = mask & (jnp.sum(vectors**2, axis=1) > 0.0)
-    safe = jnp.where(usable[:, None], vectors, jnp.asarray([far, 0.0, 0.0]))
-    return jnp.sqrt(jnp.sum(safe**2, axis=1)), safe
-
-
-def atomic_terms(
-    config: ModelConfig,
-    params: Params,
-    graph: Graph,
-    displacements: Float[Array, "pairs 3"],
-    long_displacements: Float[Array, "long_pairs 3"],
-) -> AtomicTerms:
-    """Network and physics of a graph whose pair vectors are given (eV, Å, e).
-
-    Positions are not read, so callers with their own displacement function (jax-md)
-    differentiate through the vectors they pass.
-    """
-    cutoff = config.cutoff
-    distances, safe = _safe_length(displacements, graph.pair_mask, cutoff)
-    network = PhysNet(config).apply(
-        {"params": params}, graph, distances, safe / distances[:, None]
-    )
-    charges = shift_to_total(network.charges, graph.total_charge, graph)
-    spins = shift_to_total(
-        network.spin_populations, graph.spin_multiplicity - 1, graph
-    )
-    energies = network.energies
-    if config.electrostatics:
-        long, _ = _safe_length(long_displacements, graph.long_pair_mask, cutoff)
-        inverse = jnp.where(graph.long_pair_mask, damped_inverse(long, cutoff), 0.0)
-        energies = energies + coulomb_energies(
-            charges, inverse, graph.long_senders, graph.long_receivers
-        )
-        periodic = graph.periodic[graph.molecule_index][graph.receivers]
-        inverse = jnp.where(
-            graph.pair_mask & periodic, 0.5 * shifted_inverse(distances, cutoff), 0.0
-        )
-        energies = energies + coulomb_energies(
-            charges, inverse, graph.senders, graph.receivers
-        )
-    if config.zbl:
-        numbers = jnp.maximum(graph.atomic_numbers, 1)
-        pair = 0.5 * zbl_energy(
-            distances, numbers[graph.senders], numbers[graph.receivers], cutoff
-        )
-        energies = energies + jax.ops.segment_sum(
-            jnp.where(graph.pair_mask, pair, 0.0),
-            graph.receivers,
-            energies.shape[0],
-            indices_are_sorted=True,
-        )
-    return AtomicTerms(
-        energies, charges, spins, network.features, network.nonhierarchicality
-    )
-
-
-def molecule_energies(
-    config: ModelConfig,
-    params: Params,
-    graph: Graph,
-    positions: Float[Array, "atoms 3"],
-    strain: Float[Array, "molecules 3 3"] | None = None,
-) -> tuple[Float[Array, ""], AtomicTerms]:
-    """Sum of all energies of a graph, and its terms, as a function of positions."""
-    shifts = jnp.asarray(graph.shifts, positions.dtype)
-    if strain is not None:
-        symmetric = 0.5 * (strain + jnp.swapaxes(strain, 1, 2))
-        per_atom = symmetric[graph.molecule_index]
-        positions = positions + jnp.einsum("ni,nij->nj", positions, per_atom)
-        shifts = shifts + jnp.einsum("ni,nij->nj", shifts, per_atom[graph.receivers])
-    vectors = pair_vectors(graph, positions, shifts)
-    terms = atomic_terms(config, params, graph, *vectors)
-    return jnp.sum(terms.energies), terms
+from physnet_ase.state import ElectronicState, as_state, check_possible
+from physnet_ase.terms import AtomicTerms, Params, molecule_energies
 
 
 def terms_and_forces(
@@ -178,18 +70,6 @@ _PROGRAMS: dict[str, Callable[[ModelConfig, Params, Graph], dict[str, Any]]] = {
     "stress": _stress,
     "hessian": _hessian,
 }
-PROPERTIES = (
-    "energy",
-    "forces",
-    "stress",
-    "dipole",
-    "charges",
-    "spin_populations",
-    "energies",
-    "features",
-    "hessian",
-)
-"""What ``Potential.evaluate`` can be asked for."""
 
 
 class Potential:
@@ -267,7 +147,7 @@ class Potential:
         )
 
     def save(self, path: "str | Path") -> Path:
-        """Write the model directory ``path`` (``model.json``, ``weights.safetensors``)."""
+        """Write ``model.json`` and ``weights.safetensors`` into the folder ``path``."""
         from physnet_ase.checkpoint import save_potential
 
         return save_potential(self, path)
@@ -279,9 +159,7 @@ class Potential:
     def reference_energies(self, numbers: Any, state: Any) -> np.ndarray:
         """Per-atom references in eV, shape (atoms,), float64."""
         numbers = np.asarray(numbers)
-        constant = self._state_constant(
-            state if isinstance(state, ElectronicState) else ElectronicState(*state)
-        )
+        constant = self._state_constant(as_state(state))
         return self._element_energies[numbers] + constant / len(numbers)
 
     def _state_constant(self, state: ElectronicState) -> float:
@@ -308,8 +186,9 @@ class Potential:
         if unknown.any():
             atom = int(np.flatnonzero(unknown)[0])
             raise ValueError(
-                f"atom {atom} is {chemical_symbols[numbers[atom]]}, which the model has "
-                f"not seen; it knows {symbols(self.elements)}. Retrain with this element"
+                f"atom {atom} is {chemical_symbols[numbers[atom]]}, which the model "
+                f"has not seen; it knows {symbols(self.elements)}. Retrain with this "
+                "element"
             )
         check_possible(numbers, state)
         if state in self._state_energies:
@@ -318,8 +197,7 @@ class Potential:
         low, high = self.config.charge_range
         spin_low, spin_high = self.config.spin_range
         inside = (
-            low <= state.charge <= high
-            and spin_low <= state.multiplicity <= spin_high
+            low <= state.charge <= high and spin_low <= state.multiplicity <= spin_high
         )
         if not inside:
             raise ValueError(
@@ -394,5 +272,9 @@ class Potential:
 
         potential = self if dtype is None else self.astype(dtype)
         return evaluate(
-            potential, atoms, states, properties, allow_unseen_states=allow_unseen_states
+            potential,
+            atoms,
+            states,
+            properties,
+            allow_unseen_states=allow_unseen_states,
         )

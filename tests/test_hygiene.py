@@ -28,7 +28,14 @@ FILES = sorted(path for folder in PACKAGES.values() for path in folder.rglob("*.
 
 FOUNDATION = {"units", "state", "graph", "config", "neighbors"}
 MODEL = {"network", "physics"}
-POTENTIAL = {"potential", "metadata", "checkpoint", "batch_evaluation", "untrained"}
+POTENTIAL = {
+    "batch_evaluation",
+    "checkpoint",
+    "metadata",
+    "potential",
+    "terms",
+    "untrained",
+}
 
 
 def normalised(requirements):

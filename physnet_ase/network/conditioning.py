@@ -14,6 +14,9 @@ from physnet_ase.config import ModelConfig
 from physnet_ase.graph import Graph
 from physnet_ase.network.interaction import ResidualBlock, dense
 
+SMALLEST_SCORE = 1e-6
+"""Added to every score: where all underflow, atoms share evenly instead of 0/0."""
+
 
 def signed_signal(psi: Float[Array, " molecules"]) -> Float[Array, "molecules 2"]:
     """relu([ψ, -ψ]): gain and loss of electrons get weights of their own."""
@@ -21,7 +24,7 @@ def signed_signal(psi: Float[Array, " molecules"]) -> Float[Array, "molecules 2"
 
 
 class StateSignal(nn.Module):
-    """One vector per molecule for its charge or its spin; zero for charge 0, 2S+1 = 1."""
+    """One vector per molecule for its charge or spin; zero for charge 0, 2S+1 = 1."""
 
     config: ModelConfig
     kind: str
@@ -72,7 +75,8 @@ class StateConditioning(nn.Module):
             value = dense(size, f"{kind}_value", use_bias=False)(signal)
             query = dense(size, f"{kind}_query")(features)
             score = jnp.sum(query * key[graph.molecule_index], axis=1) / size**0.5
-            score = jnp.where(graph.atom_mask, jax.nn.softplus(score), 0.0)
+            score = jax.nn.softplus(score) + SMALLEST_SCORE
+            score = jnp.where(graph.atom_mask, score, 0.0)
             total = jax.ops.segment_sum(
                 score, graph.molecule_index, num_molecules, indices_are_sorted=True
             )

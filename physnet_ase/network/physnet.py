@@ -1,4 +1,7 @@
-"""PhysNet (Unke & Meuwly, J. Chem. Theory Comput. 2019, 15, 3678) with electronic state."""
+"""PhysNet (Unke & Meuwly 2019) with electronic state.
+
+J. Chem. Theory Comput. 2019, 15, 3678; "paper" below.
+"""
 
 from typing import NamedTuple
 
@@ -99,10 +102,11 @@ class PhysNet(nn.Module):
             total * scale[graph.atomic_numbers].astype(dtype)
             + shift[graph.atomic_numbers].astype(dtype)
         ) * graph.atom_mask[:, None]
+        penalty = penalty * graph.atom_mask / max(config.num_blocks - 1, 1)
         return NetworkOutput(
             energies=total[:, 0],
             charges=total[:, 1],
             spin_populations=total[:, 2],
             features=features * graph.atom_mask[:, None],
-            nonhierarchicality=penalty * graph.atom_mask / max(config.num_blocks - 1, 1),
+            nonhierarchicality=penalty,
         )

@@ -32,10 +32,13 @@ def zbl_energy(
     length = 0.8854 * BOHR / (z_i**0.23 + z_j**0.23)
     reduced = distance / length
     screening = sum(
-        a * jnp.exp(-b * reduced)
-        for a, b in zip(_AMPLITUDES, _EXPONENTS, strict=True)
+        a * jnp.exp(-b * reduced) for a, b in zip(_AMPLITUDES, _EXPONENTS, strict=True)
     )
     return (
-        COULOMB_CONSTANT * z_i * z_j / distance * screening
+        COULOMB_CONSTANT
+        * z_i
+        * z_j
+        / distance
+        * screening
         * smooth_cutoff(distance, cutoff)
     )

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from physnet_ase.graph import Graph
-from physnet_ase.potential import AtomicTerms
+from physnet_ase.terms import AtomicTerms
 from physnet_training.config import LossConfig
 
 
@@ -18,8 +18,8 @@ def penalty(error: Float[Array, "*n"], delta: float) -> Float[Array, "*n"]:
 
 
 def masked_mean(
-    prediction: Float[Array, "n *c"],
-    label: Float[Array, "n *c"],
+    prediction: Float[Array, " n *c"],
+    label: Float[Array, " n *c"],
     weight: Float[Array, " n"],
     delta: float,
 ) -> Float[Array, ""]:
