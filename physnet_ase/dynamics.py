@@ -1,14 +1,17 @@
 """What a simulation is made of that needs no jax_md: settings, coordinates, blocks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
+from ase.units import GPa
 from jaxtyping import Array, Bool, Float, Int
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from physnet_ase.units import BOLTZMANN
 
 
 class SimulationSettings(BaseModel):
@@ -43,8 +46,8 @@ class SimulationSettings(BaseModel):
 class Coordinates:
     """Between an ASE cell and jax-md: open systems centred, cells as fractions.
 
-    jax-md wants an upper triangular box with the lattice vectors as columns; the cell is
-    rotated there, and momenta and forces are rotated back.
+    jax-md wants an upper triangular box with the lattice vectors as columns; the cell
+    is rotated there, and momenta and forces are rotated back.
     """
 
     def __init__(self, atoms: Atoms) -> None:
@@ -75,7 +78,7 @@ class Coordinates:
         """Vectors of the atoms' frame, (N, 3), in jax-md's frame."""
         return vectors @ self.rotation.T
 
-    def frame(self, record: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def frame(self, record: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Positions, momenta, forces and cell of a record, in the atoms' frame."""
         position = record["position"].astype(np.float64)
         if self.periodic:
@@ -97,7 +100,9 @@ class BlockFns(NamedTuple):
 
     step: Callable[[Any, Any], Any]  # (state, neighbor) → state
     update: Callable[[Any, Any], Any]  # (state, neighbor) → neighbor
-    observe: Callable[[Any, Any], dict[str, Any]]  # (state, neighbor) → a frame's arrays
+    observe: Callable[
+        [Any, Any], dict[str, Any]
+    ]  # (state, neighbor) → a frame's arrays
 
 
 class Block(NamedTuple):
@@ -107,9 +112,9 @@ class Block(NamedTuple):
     neighbor: Any
     bad_step: Int[Array, ""]  # first step with a number that is not finite, 0: none
     full: Bool[Array, ""]  # the neighbour list overflowed: redo the block
-    count: Int[Array, ""]  # frames that were saved
+    num_frames: Int[Array, ""]  # frames that were saved
     steps: Int[Array, " frames"]  # the step of each frame
-    frames: dict[str, Float[Array, "frames *shape"]]  # rows beyond count are zeros
+    frames: dict[str, Array]  # [frames, …] each; rows beyond num_frames hold zeros
 
 
 def compile_block(fns: BlockFns, save_every: int, block_steps: int) -> Any:
@@ -132,16 +137,14 @@ def compile_block(fns: BlockFns, save_every: int, block_steps: int) -> Any:
         state, neighbor, bad = jax.lax.fori_loop(
             step, target, one_step, (block.state, block.neighbor, block.bad_step)
         )
-        row = block.count
+        row = block.num_frames
         frames = jax.tree.map(
             lambda all_rows, new: all_rows.at[row].set(new),
             block.frames,
             fns.observe(state, neighbor),
         )
         steps = block.steps.at[row].set(target)
-        return target, Block(
-            state, neighbor, bad, block.full, row + 1, steps, frames
-        )
+        return target, Block(state, neighbor, bad, block.full, row + 1, steps, frames)
 
     def block(state: Any, neighbor: Any, step: Any, stop: Any) -> Block:
         frames = jax.tree.map(
@@ -163,15 +166,39 @@ def compile_block(fns: BlockFns, save_every: int, block_steps: int) -> Any:
     return jax.jit(block)
 
 
-def chain_energy(chains: Sequence[Any], thermal: float) -> Float[Array, ""]:
-    """Energy in Nosé-Hoover chains, eV: Σ p²/2Q + kT (g ξ₁ + ξ₂ + …).
+def settle(state: Any, dtype: np.dtype[Any]) -> Any:
+    """Give all floats of a state one dtype and no weak types.
 
-    Martyna, Klein & Tuckerman, J. Chem. Phys. 1992, 97, 2635, Eq. 2.15; g counts the
-    degrees of freedom a chain is coupled to.
+    jax-md mixes them; a loop needs the same types before and after a step, and a restart
+    those of the first run.
     """
+
+    def cast(leaf: Any) -> Any:
+        array = np.asarray(leaf)
+        return jnp.asarray(array, dtype if array.dtype.kind == "f" else None)
+
+    return jax.tree.map(cast, state)
+
+
+def bath_energy(state: Any, settings: SimulationSettings) -> Float[Array, ""]:
+    """Energy of thermostat and barostat in eV; with the system's own it is conserved.
+
+    Nosé-Hoover chains: Σ p²/2Q + kT (g ξ₁ + ξ₂ + …), g being the degrees of freedom a
+    chain is coupled to (Martyna, Klein & Tuckerman, J. Chem. Phys. 1992, 97, 2635,
+    Eq. 2.15); with NPT also the kinetic energy of the box and P V. NaN for Langevin
+    dynamics, which conserves nothing.
+    """
+    if settings.ensemble == "nvt-langevin":
+        return jnp.full((), jnp.nan)
+    names = [n for n in ("chain", "thermostat", "barostat") if hasattr(state, n)]
     energy = jnp.zeros(())
-    for chain in chains:
+    for chain in (getattr(state, name) for name in names):
         weights = jnp.ones_like(chain.position).at[0].set(chain.degrees_of_freedom)
+        thermal = BOLTZMANN * settings.temperature_K
         energy = energy + jnp.sum(chain.momentum**2 / (2.0 * chain.mass))
         energy = energy + thermal * jnp.sum(weights * chain.position)
+    if settings.ensemble == "npt":
+        energy = energy + state.box_momentum**2 / (2.0 * state.box_mass)
+        volume = jnp.linalg.det(state.box)
+        energy = energy + settings.pressure_GPa * GPa * volume
     return energy

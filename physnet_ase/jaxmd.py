@@ -1,4 +1,4 @@
-"""The potential as a jax-md energy function. Importing this imports jax_md (seconds)."""
+"""The potential as a jax-md energy function; importing this imports jax_md."""
 
 from collections.abc import Callable
 from functools import partial
@@ -39,8 +39,8 @@ def physnet_neighbor_list(
     traced: another state compiles nothing, and ``jax.vmap`` runs over replicas that
     differ in positions, lists and states.
 
-    Coulomb: in open systems all pairs, also those beyond the neighbour list; in periodic
-    ones the pairs within the cutoff, force-shifted.
+    Coulomb: in open systems all pairs, also those beyond the neighbour list; in
+    periodic ones the pairs within the cutoff, force-shifted.
 
     Values that only exist inside compiled code cannot raise. Energy and forces are NaN
     when the neighbour list has overflowed or its cells are too small (allocate a new
@@ -61,10 +61,10 @@ def physnet_neighbor_list(
             (Å) or ``capacity_multiplier``.
 
     Raises:
-        ValueError: An element or state the model refuses, a box that is too thin or does
-            not fit ``displacement_fn``, or float64 without x64 being switched on. The
-            energy function raises it for positions of another dtype or shape, and for
-            concrete states and boxes that are refused.
+        ValueError: An element or state the model refuses, a box that is too thin or
+            does not fit ``displacement_fn``, or float64 without x64 being switched on.
+            The energy function raises it for positions of another dtype or shape, and
+            for concrete states and boxes that are refused.
     """
     numbers = _atomic_numbers(species)
     if jnp.zeros((), potential.dtype).dtype != potential.dtype:
@@ -97,6 +97,7 @@ def physnet_neighbor_list(
         format=partition.Sparse,
         **neighbor_kwargs,
     )
+    neighbor_fn = _comparable(neighbor_fn)
     params = jax.tree.map(jnp.asarray, potential.params)
     defaults = (total_charge, spin_multiplicity)
     periodic = box is not None
@@ -131,6 +132,18 @@ def physnet_neighbor_list(
         return (jnp.sum(terms.energies) * poison).astype(potential.dtype)
 
     return neighbor_fn, energy_fn
+
+
+def _comparable(neighbor_fn: partition.NeighborListFns) -> partition.NeighborListFns:
+    """Make lists that jit can compare: a cell size that is a number, not an array."""
+
+    def allocate(*args: Any, **kwargs: Any) -> partition.NeighborList:
+        neighbor = neighbor_fn.allocate(*args, **kwargs)
+        if neighbor.cell_size is None:
+            return neighbor
+        return neighbor.set(cell_size=float(neighbor.cell_size))
+
+    return partition.NeighborListFns(allocate, neighbor_fn.update)
 
 
 def _graph(
@@ -230,9 +243,9 @@ def _check_positions(position: Any, dtype: np.dtype[Any], count: int) -> None:
 
 
 def _check_box(box: Any, cutoff: float) -> Any:
-    """Whether the box is at least twice the cutoff thick; raise if a concrete is not."""
+    """Whether the box is twice the cutoff thick; raise if a concrete one is not."""
     traced = isinstance(box, jax.core.Tracer)
-    # Inside jit, jax.numpy would trace a concrete box too, and then nothing could raise.
+    # Inside jit, jax.numpy would trace a concrete box too: nothing could raise then.
     xp: Any = jnp if traced else np
     box = xp.asarray(box)
     if box.shape not in ((), (3,), (3, 3)):
@@ -248,9 +261,9 @@ def _check_box(box: Any, cutoff: float) -> Any:
     wide = thickness >= 2.0 * cutoff
     if not traced and not wide:
         raise ValueError(
-            f"the box is {float(thickness):.3f} Å thick; a cutoff of {cutoff} Å needs at "
-            f"least {2.0 * cutoff} Å, as jax-md sees only the nearest image. Repeat the "
-            "cell, or use the ASE calculator, which counts all images"
+            f"the box is {float(thickness):.3f} Å thick; a cutoff of {cutoff} Å needs "
+            f"at least {2.0 * cutoff} Å, as jax-md sees only the nearest image. Repeat "
+            "the cell, or use the ASE calculator, which counts all images"
         )
     return wide
 
@@ -273,7 +286,9 @@ def _check_displacement(
             )
         return
     matrix = box if box.ndim == 2 else jnp.diag(jnp.broadcast_to(box, (3,)))
-    image = jnp.ones(3, dtype) if fractional_coordinates else matrix @ jnp.ones(3, dtype)
+    image = (
+        jnp.ones(3, dtype) if fractional_coordinates else matrix @ jnp.ones(3, dtype)
+    )
     length = float(jnp.linalg.norm(displacement_fn(image, origin)))
     if length > 1e-2 * float(jnp.max(jnp.abs(matrix))):
         raise ValueError(

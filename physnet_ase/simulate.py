@@ -4,13 +4,11 @@ Importing this imports jax_md (seconds). Time is in fs, mass in amu, energy in e
 conversion to jax-md's time unit Å·sqrt(amu/eV) happens in :func:`make_integrator` only.
 """
 
-import hashlib
 import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,17 +20,25 @@ from ase import Atoms
 from ase.units import GPa
 from jax_md import simulate, space
 
+from physnet_ase.checkpoint import load_potential
 from physnet_ase.dynamics import (
     BlockFns,
     Coordinates,
     SimulationSettings,
-    chain_energy,
+    bath_energy,
     compile_block,
+    settle,
 )
 from physnet_ase.jaxmd import physnet_neighbor_list
 from physnet_ase.neighbors import Structure
-from physnet_ase.potential import Potential, load_potential
-from physnet_ase.state import ElectronicState, resolve_state
+from physnet_ase.potential import Potential
+from physnet_ase.simulation_job import (
+    Progress,
+    SimulationJob,
+    simulation_identity,
+    simulation_state,
+)
+from physnet_ase.state import ElectronicState
 from physnet_ase.trajectory import (
     Recorder,
     Trajectory,
@@ -40,23 +46,9 @@ from physnet_ase.trajectory import (
     save_checkpoint,
 )
 from physnet_ase.units import BOLTZMANN, FEMTOSECOND
-from physnet_ase.velocities import degrees_of_freedom, thermal_momenta
+from physnet_ase.velocities import degrees_of_freedom
 
 logger = logging.getLogger(__name__)
-MAX_REALLOCATIONS = 12
-"""A neighbour list that overflows is doubled; after this many times it is an error."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Handed to ``on_progress`` after every block."""
-
-    step: int
-    steps: int
-    temperature_K: float
-    total_energy: float  # eV, atomic references included
-    drift: float  # meV/atom/ps of the conserved energy so far
-    seconds: float  # since the call began
 
 
 def make_integrator(
@@ -81,18 +73,46 @@ def make_integrator(
         )
     tau = settings.thermostat_fs * FEMTOSECOND
     if settings.ensemble == "nvt-nose-hoover":
-        return simulate.nvt_nose_hoover(
-            energy_fn, shift_fn, timestep, thermal, tau=tau
+        return simulate.nvt_nose_hoover(energy_fn, shift_fn, timestep, thermal, tau=tau)
+    return _npt_integrator(settings, energy_fn, shift_fn, (timestep, thermal, tau))
+
+
+def _npt_integrator(
+    settings: SimulationSettings,
+    energy_fn: Callable[..., Any],
+    shift_fn: Any,
+    converted: tuple[float, float, float],
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """jax-md's NPT for fractional coordinates, with its position step put right.
+
+    jax-md 0.2.29 scales fractional positions with the box although the box itself does
+    so already: it moves an atom at fraction s by s (eˣ - 1) Å too far, x being the
+    growth of the box in this step, and the conserved energy oscillates a hundred times
+    more than the time step explains. The displacement is taken out again here.
+    """
+    timestep, thermal, tau = converted
+
+    def build(shift: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        return simulate.npt_nose_hoover(
+            energy_fn,
+            shift,
+            timestep,
+            settings.pressure_GPa * GPa,
+            thermal,
+            barostat_kwargs={"tau": settings.barostat_fs * FEMTOSECOND},
+            thermostat_kwargs={"tau": tau},
         )
-    return simulate.npt_nose_hoover(
-        energy_fn,
-        shift_fn,
-        timestep,
-        settings.pressure_GPa * GPa,
-        thermal,
-        barostat_kwargs={"tau": settings.barostat_fs * FEMTOSECOND},
-        thermostat_kwargs={"tau": tau},
-    )
+
+    def step_fn(state: Any, **kwargs: Any) -> Any:
+        before = state.box
+
+        def shift(position: Any, step: Any, *, box: Any) -> Any:
+            growth = box[0, 0] / before[0, 0] - 1.0
+            return shift_fn(position, step - position * growth, box=box)
+
+        return build(shift)[1](state, **kwargs)
+
+    return build(shift_fn)[0], step_fn
 
 
 class _System:
@@ -107,6 +127,7 @@ class _System:
     ) -> None:
         self.atoms, self.settings, self.dtype = atoms, settings, potential.dtype
         self.coordinates = Coordinates(atoms)
+        self.cutoff = potential.config.cutoff
         self.npt = settings.ensemble == "npt"
         if self.npt and not self.coordinates.periodic:
             raise ValueError("npt needs a periodic cell; use nvt for an open system")
@@ -117,8 +138,8 @@ class _System:
         if self.coordinates.periodic:
             self.box = jnp.asarray(self.coordinates.box, self.dtype)
             displacement, shift = space.periodic_general(self.box)
-        # jax-md measures how far atoms moved in fractions of the box, so that a box that
-        # shrinks would go unnoticed: with NPT every step builds a new list.
+        # jax-md measures how far atoms moved in fractions of the box, so that a box
+        # that shrinks would go unnoticed: with NPT every step builds a new list.
         self.neighbor_fn, self.energy_fn = physnet_neighbor_list(
             displacement,
             self.box,
@@ -180,13 +201,21 @@ class _System:
             neighbor=neighbor,
             **box,
         )
-        # jax-md counts 3N. What is conserved holds no heat, and would make a molecule of
-        # three atoms three times too hot.
+        # jax-md counts 3N. What is conserved holds no heat, and would make a molecule
+        # of three atoms three times too hot.
         for name in ("chain", "thermostat"):
             if hasattr(state, name):
                 chain = getattr(state, name).set(degrees_of_freedom=max(self.dof, 1))
                 state = state.set(**{name: chain})
-        return state
+        return settle(state, self.dtype)
+
+    def box_report(self, state: Any) -> str:
+        """How large the box was before the block, and how small it must not become."""
+        sides = jnp.linalg.norm(state.box, axis=0)
+        return (
+            f"The box had sides of {', '.join(f'{s:.2f}' for s in sides)} Å when the "
+            f"block began; it must stay {2.0 * self.cutoff} Å thick, or energies are NaN"
+        )
 
     def observe(self, state: Any, neighbor: Any) -> dict[str, Any]:
         """What is kept of a frame, in jax-md's coordinates."""
@@ -198,113 +227,8 @@ class _System:
             "box": jnp.zeros((3, 3)) if self.box is None else self.box_of(state),
             "potential": self._energy(state.position, neighbor, **box),
             "kinetic": 0.5 * jnp.sum(state.momentum**2 / state.mass),
-            "bath": self._bath_energy(state).astype(self.dtype),
+            "bath": bath_energy(state, self.settings).astype(self.dtype),
         }
-
-    def _bath_energy(self, state: Any) -> Any:
-        """What thermostat and barostat hold, eV."""
-        settings = self.settings
-        if settings.ensemble == "nvt-langevin":
-            return jnp.full((), jnp.nan)
-        thermal = BOLTZMANN * settings.temperature_K
-        if not self.npt:
-            return chain_energy([state.chain] if hasattr(state, "chain") else [], thermal)
-        energy = chain_energy([state.thermostat, state.barostat], thermal)
-        volume = jnp.linalg.det(state.box)
-        moving = state.box_momentum**2 / (2.0 * state.box_mass)
-        return energy + moving + settings.pressure_GPa * GPa * volume
-
-
-class _Run:
-    """A simulation under way: where it stands, and what is needed to continue it."""
-
-    def __init__(self, system: _System, recorder: Recorder) -> None:
-        self.system, self.recorder = system, recorder
-        self.step = 0
-        self.positions, self.box, self.extra = system.start_positions(), system.box, 0
-        self.neighbor = system.allocate(self.positions, self.box, self.extra)
-        atoms, settings = system.atoms, system.settings
-        momenta = atoms.get_momenta()
-        if not momenta.any():
-            momenta = thermal_momenta(atoms, settings.temperature_K, settings.seed)
-        # Through NumPy: a restart must meet the same types, not weaker ones.
-        self.state = jax.tree.map(
-            lambda x: jnp.asarray(np.asarray(x)), system.start(momenta, self.neighbor)
-        )
-
-    def observe(self) -> dict[str, np.ndarray]:
-        """The frame at the present step."""
-        return jax.device_get(jax.jit(self.system.observe)(self.state, self.neighbor))
-
-    def advance(self, stop: int) -> None:
-        """Run to ``stop`` in one compiled block; redo it while its list overflows."""
-        for _ in range(MAX_REALLOCATIONS):
-            block = self.system.block(
-                self.state, self.neighbor, jnp.int32(self.step), jnp.int32(stop)
-            )
-            if not block.full:
-                break
-            self.extra = max(2 * self.extra, 2)
-            logger.info("neighbour list full before step %d: enlarged", stop)
-            self.positions, self.box = self.state.position, self.system.box_of(self.state)
-            self.neighbor = self.system.allocate(self.positions, self.box, self.extra)
-        else:
-            raise RuntimeError(
-                f"the neighbour list still overflows between steps {self.step} and {stop} "
-                f"with room for {self.extra} more neighbours per atom; the system has "
-                "probably collapsed: reduce timestep_fs or relax the structure first"
-            )
-        bad = int(block.bad_step)
-        steps = np.asarray(block.steps)[: int(block.count)]
-        frames = jax.device_get(block.frames)
-        rows = [row for row, step in enumerate(steps) if not bad or step < bad]
-        self.recorder.add(
-            steps[rows], [{key: x[row] for key, x in frames.items()} for row in rows]
-        )
-        if bad:
-            raise FloatingPointError(
-                f"step {bad} ({bad * self.system.settings.timestep_fs} fs): positions or "
-                f"momenta are no longer finite; the last good frame is that of step "
-                f"{self.recorder.steps[-1]}. Reduce timestep_fs, relax the structure "
-                "first, or check whether the model knows such geometries"
-            )
-        self.state, self.neighbor, self.step = block.state, block.neighbor, stop
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """All that a bit-identical continuation needs."""
-        leaves = jax.tree_util.tree_leaves_with_path(self.state)
-        state = {f"state{jax.tree_util.keystr(path)}": leaf for path, leaf in leaves}
-        box = np.zeros(()) if self.box is None else self.box
-        return self.recorder.arrays() | {
-            key: np.asarray(value)
-            for key, value in {
-                **state,
-                "step": self.step,
-                "allocation_positions": self.positions,
-                "allocation_box": box,
-                "allocation_extra": self.extra,
-                "neighbor_idx": self.neighbor.idx,
-                "neighbor_positions": self.neighbor.reference_position,
-            }.items()
-        }
-
-    def restore(self, arrays: dict[str, np.ndarray]) -> None:
-        """Continue from what :meth:`arrays` returned."""
-        self.step = int(arrays["step"])
-        self.recorder.restore(arrays)
-        self.positions = jnp.asarray(arrays["allocation_positions"])
-        self.extra = int(arrays["allocation_extra"])
-        if self.box is not None:
-            self.box = jnp.asarray(arrays["allocation_box"])
-        neighbor = self.system.allocate(self.positions, self.box, self.extra)
-        self.neighbor = neighbor.set(
-            idx=jnp.asarray(arrays["neighbor_idx"]),
-            reference_position=jnp.asarray(arrays["neighbor_positions"]),
-        )
-        self.state = jax.tree_util.tree_map_with_path(
-            lambda path, _: jnp.asarray(arrays[f"state{jax.tree_util.keystr(path)}"]),
-            self.state,
-        )
 
 
 def run(
@@ -319,9 +243,9 @@ def run(
 ) -> Trajectory:
     """Run molecular dynamics and return its summary.
 
-    Starts from the momenta of ``atoms`` if it has any, else from Maxwell-Boltzmann ones.
-    Frames go to disk after every block of steps. Positions in periodic cells are wrapped
-    into the cell. The sampling is that of jax-md's integrators.
+    Starts from the momenta of ``atoms`` if it has any, else from Maxwell-Boltzmann
+    ones. Frames go to disk after every block of steps. Positions in periodic cells are
+    wrapped into the cell. The sampling is that of jax-md's integrators.
 
     Args:
         atoms: Molecule, or cell with three periodic directions. Not changed.
@@ -344,18 +268,18 @@ def run(
     """
     began = time.perf_counter()
     chosen = SimulationSettings(**settings)
-    if isinstance(potential, str | Path):
-        potential = load_potential(potential)
+    model = potential if isinstance(potential, Potential) else load_potential(potential)
     if resume and checkpoint is None:
         raise ValueError("resume=True needs checkpoint=, the file to continue from")
     Structure.from_atoms(atoms)
-    state = _state(atoms, chosen)
-    with jax.enable_x64(potential.dtype == np.float64), _quiet_jax_md():
-        system = _System(atoms, potential, state, chosen)
-        recorder = Recorder(system.coordinates, system.reference, system.dof, state)
-        recorder.timestep_fs = chosen.timestep_fs
-        job = _Run(system, recorder)
-        identity = _identity(atoms, potential, state, chosen)
+    state = simulation_state(atoms, chosen)
+    with jax.enable_x64(model.dtype == np.float64), _quiet_jax_md():
+        system = _System(atoms, model, state, chosen)
+        recorder = Recorder(
+            system.coordinates, system.reference, system.dof, state, chosen.timestep_fs
+        )
+        job = SimulationJob(system, recorder)
+        identity = simulation_identity(atoms, model, state, chosen)
         if resume:
             job.restore(load_checkpoint(Path(str(checkpoint)), identity))
         recorder.open(trajectory)
@@ -370,58 +294,11 @@ def run(
             ):
                 save_checkpoint(Path(checkpoint), job.arrays(), identity)
                 saved = job.step
-            progress = _progress(job, time.perf_counter() - began)
+            progress = job.progress(time.perf_counter() - began)
             logger.info("%s", progress)
             if on_progress is not None:
                 on_progress(progress)
-        return recorder.summary(job.observe(), time.perf_counter() - began)
-
-
-def _state(atoms: Atoms, settings: SimulationSettings) -> ElectronicState:
-    """State of the atoms; refuses a setting that ``atoms.info`` contradicts."""
-    state = resolve_state(atoms, settings.charge, settings.multiplicity)
-    for name in ("charge", "multiplicity"):
-        asked, found = getattr(settings, name), getattr(state, name)
-        if asked is not None and asked != found:
-            raise ValueError(
-                f"{name}={asked} was passed, but atoms.info says {found}; change one"
-            )
-    return state
-
-
-def _progress(job: _Run, seconds: float) -> Progress:
-    summary = job.recorder
-    return Progress(
-        step=job.step,
-        steps=job.system.settings.steps,
-        temperature_K=float(summary.temperatures()[-1]),
-        total_energy=float(summary.total_energies()[-1]),
-        drift=summary.drift(),
-        seconds=seconds,
-    )
-
-
-def _identity(
-    atoms: Atoms,
-    potential: Potential,
-    state: ElectronicState,
-    settings: SimulationSettings,
-) -> dict[str, Any]:
-    """What a restart must share with the run it continues."""
-    weights, structure = hashlib.sha256(), hashlib.sha256()
-    for leaf in jax.tree.leaves(potential.params):
-        weights.update(leaf.tobytes())
-    for array in (
-        atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, atoms.get_masses()
-    ):
-        structure.update(np.ascontiguousarray(array).tobytes())
-    free = {"steps", "charge", "multiplicity", "checkpoint_every"}
-    return settings.model_dump(exclude=free) | {
-        "atoms": structure.hexdigest()[:16],
-        "weights": weights.hexdigest()[:16],
-        "dtype": str(potential.dtype),
-        "state": str(state),
-    }
+        return recorder.summary(job.step, job.observe(), time.perf_counter() - began)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import json
 import os
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,15 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.trajectory import Trajectory as AseTrajectory
 
+from physnet_ase.dynamics import Coordinates
+from physnet_ase.state import ElectronicState
+from physnet_ase.units import BOLTZMANN
+
+Frame = Mapping[str, Any]
+"""Arrays of one frame in jax-md's coordinates, and its energies in eV."""
+
 CHECKPOINT_VERSION = 1
 """Raised when a stored checkpoint can no longer be continued."""
-SERIES = ("steps", "potential_energies", "kinetic_energies", "bath_energies")
-"""What is kept of every frame in memory and in the checkpoint."""
 SUFFIXES = (".extxyz", ".xyz", ".traj")
 """Trajectory formats: extended XYZ and ASE's own."""
 
@@ -25,8 +30,8 @@ SUFFIXES = (".extxyz", ".xyz", ".traj")
 def energy_drift(times_fs: Any, energies: Any, num_atoms: int) -> float:
     """Drift in meV/atom/ps: slope of the straight line fitted to the energies.
 
-    Least squares of energy (eV) over time (fs), divided by the number of atoms; NaN with
-    fewer than three points, which say nothing about a trend.
+    Least squares of energy (eV) over time (fs), divided by the number of atoms; NaN
+    with fewer than three points, which say nothing about a trend.
     """
     times = np.asarray(times_fs, np.float64)
     if len(times) < 3:
@@ -65,25 +70,101 @@ class Trajectory:
         return energy_drift(self.times_fs, self.conserved_energies, len(self.atoms))
 
 
-def frame_atoms(
-    template: Atoms,
-    frame: Mapping[str, Any],
-    info: Mapping[str, Any],
-) -> Atoms:
-    """One frame as Atoms with momenta, and energy (eV) and forces as its results."""
-    atoms = Atoms(
-        numbers=template.numbers,
-        positions=frame["positions"],
-        cell=frame["cell"],
-        pbc=template.pbc,
-        momenta=frame["momenta"],
-    )
-    atoms.set_masses(template.get_masses())
-    atoms.info.update(info)
-    atoms.calc = SinglePointCalculator(
-        atoms, energy=frame["energy"], forces=frame["forces"]
-    )
-    return atoms
+class Recorder:
+    """Turns frames in jax-md's coordinates into series, files and the summary."""
+
+    def __init__(
+        self,
+        coordinates: Coordinates,
+        reference: float,
+        degrees_of_freedom: int,
+        state: ElectronicState,
+        timestep_fs: float,
+    ) -> None:
+        self.coordinates, self.reference = coordinates, reference
+        self.dof, self.timestep_fs = degrees_of_freedom, timestep_fs
+        self.info = {
+            "charge": state.charge,
+            "spin_multiplicity": state.multiplicity,
+        }
+        self.writer: TrajectoryWriter | None = None
+        self.count = 0
+        self._rows = np.zeros((256, 4))  # step; potential, kinetic, bath energy in eV
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Step, and potential, kinetic and bath energy (eV) of each frame."""
+        return self._rows[: self.count]
+
+    def open(self, path: str | Path | None) -> None:
+        """Write frames to ``path`` from here on, after those already recorded."""
+        if path is not None:
+            count = len(self.coordinates.atoms)
+            self.writer = TrajectoryWriter(path, count, keep_frames=self.count)
+
+    def add(self, steps: Iterable[int], frames: Sequence[Frame]) -> None:
+        """Record frames; they are on disk when this returns."""
+        while self.count + len(frames) > len(self._rows):
+            self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
+        for step, frame in zip(steps, frames, strict=True):
+            potential = float(frame["potential"]) + self.reference
+            energies = potential, float(frame["kinetic"]), float(frame["bath"])
+            self._rows[self.count] = step, *energies
+            self.count += 1
+        if self.writer is not None and len(frames):
+            self.writer.write(
+                self.atoms(int(step), frame)
+                for step, frame in zip(steps, frames, strict=True)
+            )
+
+    def atoms(self, step: int, frame: Frame) -> Atoms:
+        """A frame as Atoms with momenta, energy (eV) and forces."""
+        template = self.coordinates.atoms
+        arrays = self.coordinates.frame(frame)
+        forces = arrays.pop("forces")
+        atoms = Atoms(numbers=template.numbers, pbc=template.pbc, **arrays)
+        atoms.set_masses(template.get_masses())
+        atoms.info.update(self.info, time_fs=step * self.timestep_fs)
+        energy = float(frame["potential"]) + self.reference
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+        return atoms
+
+    def drift(self) -> float:
+        """Drift of the conserved energy so far, meV/atom/ps."""
+        steps, *energies = self.rows.T
+        atoms = len(self.coordinates.atoms)
+        return energy_drift(steps * self.timestep_fs, sum(energies), atoms)
+
+    def temperature(self, kinetic: Any) -> Any:
+        """Kinetic temperature in K of kinetic energies in eV; 0 without motion."""
+        return kinetic * (2.0 / (self.dof * BOLTZMANN) if self.dof else 0.0)
+
+    def series(self) -> dict[str, np.ndarray]:
+        """Times, energies and temperatures of all frames, as in :class:`Trajectory`."""
+        steps, potential, kinetic, bath = self.rows.T.copy()
+        return {
+            "times_fs": steps * self.timestep_fs,
+            "potential_energies": potential,
+            "kinetic_energies": kinetic,
+            "bath_energies": bath,
+            "temperatures_K": self.temperature(kinetic),
+        }
+
+    def summary(self, step: int, frame: Frame, seconds: float) -> Trajectory:
+        """Everything recorded, with ``frame`` as the last structure."""
+        path = self.writer.path if self.writer is not None else None
+        return Trajectory(
+            **self.series(), atoms=self.atoms(step, frame), seconds=seconds, path=path
+        )
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What a checkpoint keeps of this."""
+        return {"rows": self.rows}
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take up what :meth:`arrays` returned."""
+        self._rows = np.concatenate([arrays["rows"], np.zeros((256, 4))])
+        self.count = len(arrays["rows"])
 
 
 class TrajectoryWriter:
@@ -158,7 +239,8 @@ def save_checkpoint(
     identity = {"checkpoint_version": CHECKPOINT_VERSION, **identity}
     temporary = path.with_name(path.name + ".part")
     with open(temporary, "wb") as file:
-        np.savez(file, identity=np.array(json.dumps(identity)), **arrays)
+        everything: dict[str, Any] = {"identity": json.dumps(identity), **arrays}
+        np.savez(file, **everything)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
@@ -191,7 +273,7 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, np.nda
             f"{key} was {stored.get(key)!r}, now {wanted[key]!r}" for key in different
         )
         raise ValueError(
-            f"{path}: belongs to another simulation ({shown}); pass what it was started "
-            "with (only steps may change), or start anew"
+            f"{path}: belongs to another simulation ({shown}); pass what it was "
+            "started with (only steps may change), or start anew"
         )
     return arrays

@@ -9,24 +9,28 @@ LINEAR = 1e-6
 """A moment of inertia below this share of the largest belongs to a molecule's axis."""
 
 
-def thermal_momenta(atoms: Atoms, temperature_K: float, seed: int) -> np.ndarray:
+def thermal_momenta(
+    atoms: Atoms, temperature_K: float, seed: int, *, ensemble: str = "nve"
+) -> np.ndarray:
     """Maxwell-Boltzmann momenta, (N, 3) in amu·Å/(Å·sqrt(amu/eV)), as ASE's.
 
-    The total momentum is removed, for open systems the angular momentum too, and the
-    rest is scaled so that the kinetic temperature is exact.
+    The total momentum is removed, for open systems the angular momentum too (Langevin
+    dynamics, which creates both, keeps them), and the rest is scaled so that the kinetic
+    temperature is exact.
     """
     masses = atoms.get_masses()[:, None]
     draws = np.random.default_rng(seed).normal(size=(len(atoms), 3))
     velocities = draws / np.sqrt(masses)
-    velocities -= np.sum(masses * velocities, axis=0) / np.sum(masses)
-    if not atoms.pbc.any():
+    if ensemble != "nvt-langevin":
+        velocities -= np.sum(masses * velocities, axis=0) / np.sum(masses)
+    if ensemble != "nvt-langevin" and not atoms.pbc.any():
         arms = atoms.positions - atoms.get_center_of_mass()
         angular = np.sum(np.cross(arms, masses * velocities), axis=0)
         # A linear molecule has no inertia about its axis: the pseudo-inverse skips it.
         spin = np.linalg.pinv(_inertia(atoms), rcond=LINEAR) @ angular
         velocities -= np.cross(spin, arms)
     kinetic = 0.5 * np.sum(masses * velocities**2)
-    wanted = 0.5 * degrees_of_freedom(atoms, "nve") * BOLTZMANN * temperature_K
+    wanted = 0.5 * degrees_of_freedom(atoms, ensemble) * BOLTZMANN * temperature_K
     return masses * velocities * (np.sqrt(wanted / kinetic) if wanted > 0 else 0.0)
 
 
