@@ -42,7 +42,8 @@ def _lowest(value: str | None) -> Any:
 @_plain
 def convert(
     paths: Annotated[
-        list[Path], typer.Argument(help="SOURCE… TARGET: files to read, then a new folder")
+        list[Path],
+        typer.Argument(help="SOURCE… TARGET: files to read, then a new folder"),
     ],
     energy_unit: Annotated[str | None, typer.Option(help="eV, hartree, …")] = None,
     length_unit: Annotated[str | None, typer.Option(help="angstrom, bohr")] = None,

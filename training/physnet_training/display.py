@@ -50,9 +50,10 @@ class TrainingBar:
         if progress.validation is not None:
             self._errors = _short(progress.validation)
             if not self._console.is_terminal:
+                done = f"step {progress.step}/{progress.steps}"
                 self._console.print(
-                    f"step {progress.step}/{progress.steps}  "
-                    f"{progress.seconds:.0f} s  loss {progress.loss:.4g}  {self._errors}"
+                    f"{done}  {progress.seconds:.0f} s  loss {progress.loss:.4g}  "
+                    f"{self._errors}"
                 )
         note = f"loss {progress.loss:.3g}  {self._errors}"
         self._bar.update(self._task, completed=progress.step, note=note)

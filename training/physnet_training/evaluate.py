@@ -11,6 +11,17 @@ from physnet_ase.state import ElectronicState
 
 Array = NDArray[Any]
 Predict = Callable[[Graph], dict[str, Any]]
+COLLECTED = (
+    "state",
+    "size",
+    "energy",
+    "energy_label",
+    "atom_state",
+    "forces",
+    "forces_label",
+    "charges",
+    "charges_label",
+)
 
 
 class ReferenceTable:
@@ -52,11 +63,7 @@ class Predictions:
 
     def __init__(self, graphs: Iterable[Graph], predict: Predict) -> None:
         """Run ``predict`` over ``graphs`` whose energy labels lack the references."""
-        rows: dict[str, list[Array]] = {
-            name: []
-            for name in ("state", "size", "energy", "energy_label", "atom_state")
-            + ("forces", "forces_label", "charges", "charges_label")
-        }
+        rows: dict[str, list[Array]] = {name: [] for name in COLLECTED}
         for graph in graphs:
             labels = graph.labels
             if labels is None:
@@ -94,7 +101,9 @@ class Predictions:
         return table
 
 
-def error_row(values: dict[str, Array], state: tuple[int, int] | None) -> dict[str, Any]:
+def error_row(
+    values: dict[str, Array], state: tuple[int, int] | None
+) -> dict[str, Any]:
     """MAE and RMSE of energy (eV), forces (eV/Å) and charges (e) in one state.
 
     Args:

@@ -123,7 +123,8 @@ def compare_gaps(potential: Potential, ladders: list[Ladder]) -> list[GapCompari
     if not structures:
         return []
     energies = [
-        result.energy for result in potential.evaluate(structures, properties=("energy",))
+        result.energy
+        for result in potential.evaluate(structures, properties=("energy",))
     ]
     return [
         GapComparison(

@@ -10,7 +10,7 @@ from physnet_training.config import LossConfig
 
 
 def penalty(error: Float[Array, "*n"], delta: float) -> Float[Array, "*n"]:
-    """|error|, rounded to a parabola below ``delta`` (Huber 1964, scaled to slope 1)."""
+    """|error|, a parabola below ``delta`` (Huber 1964, scaled to slope 1)."""
     size = jnp.abs(error)
     if delta == 0.0:
         return size

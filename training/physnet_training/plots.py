@@ -79,5 +79,9 @@ def _scatter(
 ) -> None:
     reference, predicted = values[f"{kind}_label"][rows], values[kind][rows]
     axis.scatter(
-        reference.reshape(-1), predicted.reshape(-1), s=6, color=style[0], label=style[1]
+        reference.reshape(-1),
+        predicted.reshape(-1),
+        s=6,
+        color=style[0],
+        label=style[1],
     )
