@@ -52,13 +52,30 @@ def print_model(potential: Potential) -> None:
         )
     console.print(table)
     if known.validation_errors:
-        errors = Table(title="Validation errors")
-        names = list(known.validation_errors[0])
-        for name in names:
-            errors.add_column(name, justify="right")
-        for row in known.validation_errors:
-            errors.add_row(*(_shown(row.get(name)) for name in names))
-        console.print(errors)
+        console.print(_validation_table(known.validation_errors))
+
+
+def _validation_table(rows: list[dict[str, Any]]) -> Table:
+    """Mean absolute errors per state; the rest stands in the JSON output."""
+    table = Table(title="Validation errors (all of them with --json)")
+    names = [
+        name
+        for name in rows[0]
+        if "_rmse" not in name and "_per_atom" not in name and name != "multiplicity"
+    ]
+    for name in names:
+        header = "2S+1 at charge" if name == "charge" else name.replace("_", " ")
+        table.add_column(header, justify="right")
+    for row in rows:
+        cells = {name: _shown(row.get(name)) for name in names}
+        if "charge" in cells:
+            charge = row.get("charge")
+            multiplicity = row.get("multiplicity")
+            cells["charge"] = (
+                "all" if charge is None else f"{multiplicity} at {signed(charge)}"
+            )
+        table.add_row(*cells.values())
+    return table
 
 
 def _leaves(tree: Any) -> list[Any]:
@@ -68,7 +85,7 @@ def _leaves(tree: Any) -> list[Any]:
 
 
 def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def structure_report(atoms: Atoms, state: ElectronicState) -> dict[str, Any]:
