@@ -6,7 +6,13 @@ from typing import Any
 import numpy as np
 
 from physnet_ase.graph import Graph
-from physnet_ase.neighbors import Pairs, Structure, build_graph, find_pairs
+from physnet_ase.neighbors import (
+    Pairs,
+    Structure,
+    build_graph,
+    check_distances,
+    find_pairs,
+)
 from physnet_ase.potential import Potential
 from physnet_ase.state import ElectronicState, as_state, resolve_state
 
@@ -63,28 +69,23 @@ def evaluate(
     """Implement ``Potential.evaluate``; its docstring says what this does."""
     single = hasattr(atoms, "positions")
     several = [atoms] if single else list(atoms)
-    structures = [Structure.from_atoms(one) for one in several]
-    if states is None:
-        per_structure = [[resolve_state(one)] for one in several]
-    else:
-        if isinstance(states, ElectronicState) or not len(states):
-            raise ValueError(f"states must be a non-empty list of states, got {states}")
-        per_structure = [[as_state(state) for state in states]] * len(several)
-    jobs = [
-        (index, state) for index, chosen in enumerate(per_structure) for state in chosen
-    ]
-    for index, state in jobs:
+    chosen = None if states is None else _listed(states)
+    structures, pairs = [], []
+    jobs: list[tuple[int, ElectronicState]] = []
+    for index, one in enumerate(several):
         try:
-            potential.check(
-                structures[index].numbers,
-                state,
-                allow_unseen_states=allow_unseen_states,
-            )
+            structures.append(Structure.from_atoms(one))
+            for state in chosen or [resolve_state(one)]:
+                potential.check(
+                    one.numbers, state, allow_unseen_states=allow_unseen_states
+                )
+                jobs.append((index, state))
+            pairs.append(find_pairs(structures[-1], potential.config.cutoff))
+            check_distances(structures[-1], pairs[-1])
         except ValueError as error:
             if single:
                 raise
-            raise ValueError(f"structure {index}: {error}") from None
-    pairs = [find_pairs(s, potential.config.cutoff) for s in structures]
+            raise ValueError(f"structure {index}: {error}") from error
     flat = compute(
         potential,
         [structures[index] for index, _ in jobs],
@@ -92,11 +93,24 @@ def evaluate(
         [pairs[index] for index, _ in jobs],
         properties,
     )
-    if states is None:
+    if chosen is None:
         return flat[0] if single else flat
-    width = len(states)
+    width = len(chosen)
     rows = [flat[i * width : (i + 1) * width] for i in range(len(several))]
     return rows[0] if single else rows
+
+
+def _listed(states: Any) -> list[ElectronicState]:
+    try:
+        listed = [as_state(state) for state in states]
+    except TypeError:  # a single state, or entries that are no pairs
+        listed = []
+    if not listed:
+        raise ValueError(
+            "states must be a non-empty list of states, each an ElectronicState or "
+            f"(charge, multiplicity), got {states!r}"
+        )
+    return listed
 
 
 def compute(

@@ -14,12 +14,9 @@ from ase.calculators.calculator import (
 
 from physnet_ase.batch_evaluation import Result, compute
 from physnet_ase.checkpoint import load_potential
-from physnet_ase.neighbors import PairCache, Pairs, Structure
+from physnet_ase.neighbors import PairCache, Pairs, Structure, check_distances
 from physnet_ase.potential import Potential
 from physnet_ase.state import ElectronicState, as_integer, resolve_state
-
-CLOSEST_DISTANCE = 0.1
-"""Å; atoms nearer than this are a mistake in the structure, not a geometry."""
 
 
 class _Setting:
@@ -267,39 +264,9 @@ class PhysNetCalculator(Calculator):
             state,
             allow_unseen_states=self.parameters["allow_unseen_states"],
         )
-        _check_cell(structure)
         pairs = self._pair_cache.pairs(structure)
         check_distances(structure, pairs)
         return state, structure, pairs
-
-
-def _check_cell(structure: Structure) -> None:
-    periodic = structure.cell[structure.pbc]
-    if len(periodic) and np.linalg.matrix_rank(periodic) < len(periodic):
-        raise ValueError(
-            f"pbc={structure.pbc.tolist()} needs that many independent cell vectors, "
-            f"got cell {structure.cell.tolist()}; set atoms.cell or atoms.pbc = False"
-        )
-
-
-def check_distances(structure: Structure, pairs: Pairs) -> None:
-    """Refuse coincident atoms, periodic images included.
-
-    Raises:
-        ValueError: Two atoms are nearer than ``CLOSEST_DISTANCE``; they are named.
-    """
-    senders, receivers = pairs.senders, pairs.receivers
-    vectors = structure.positions[senders] - structure.positions[receivers]
-    if structure.pbc.any():
-        vectors = vectors + pairs.cells @ structure.cell
-    squared = np.einsum("ij,ij->i", vectors, vectors)
-    if len(squared) and np.min(squared) < CLOSEST_DISTANCE**2:
-        pair = int(np.argmin(squared))
-        raise ValueError(
-            f"atoms {receivers[pair]} and {senders[pair]} are only "
-            f"{np.sqrt(squared[pair]):.3g} Å apart (periodic images included); atoms "
-            f"nearer than {CLOSEST_DISTANCE} Å are refused, check the positions"
-        )
 
 
 def _ase_results(result: Result, names: Sequence[str]) -> dict[str, Any]:

@@ -5,12 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from ase import Atoms
 
-from physnet_ase.calculator import (
-    CLOSEST_DISTANCE,
-    PhysNetCalculator,
-    check_distances,
-)
-from physnet_ase.neighbors import Structure, find_pairs
+from physnet_ase.batch_evaluation import Result
+from physnet_ase.calculator import PhysNetCalculator
 from physnet_ase.relaxation import Relaxation, relax
 from physnet_ase.results import Kind, State
 from physnet_ase.state import ElectronicState, as_state, is_possible, signed, with_state
@@ -81,12 +77,13 @@ def _seen(calculator: PhysNetCalculator) -> str:
     return f"seen in training: {listed}"
 
 
-def vertical_energies(
+def evaluate_states(
     molecules: Sequence[Atoms],
     calculator: PhysNetCalculator,
     states: Sequence[Sequence[ElectronicState]],
-) -> list[Energies]:
-    """Energies in eV of each molecule in each of its states, in one batch.
+    properties: Sequence[str],
+) -> list[list[Result]]:
+    """Evaluate each molecule in each of its states, all in one batch.
 
     Raises:
         ValueError: A structure or a state cannot be evaluated.
@@ -98,16 +95,28 @@ def vertical_energies(
     ]
     if not jobs:
         return []
-    for molecule in molecules:
-        structure = Structure.from_atoms(molecule)
-        check_distances(structure, find_pairs(structure, CLOSEST_DISTANCE))
-    results = calculator.potential.evaluate(
-        jobs,
-        properties=("energy",),
-        allow_unseen_states=calculator.allow_unseen_states,
+    results = iter(
+        calculator.potential.evaluate(
+            jobs,
+            properties=properties,
+            allow_unseen_states=calculator.allow_unseen_states,
+        )
     )
-    energies = iter([float(result.energy) for result in results])
-    return [tuple(next(energies) for _ in mine) for mine in states]
+    return [[next(results) for _ in mine] for mine in states]
+
+
+def vertical_energies(
+    molecules: Sequence[Atoms],
+    calculator: PhysNetCalculator,
+    states: Sequence[Sequence[ElectronicState]],
+) -> list[Energies]:
+    """Energies in eV of each molecule in each of its states, in one batch.
+
+    Raises:
+        ValueError: A structure or a state cannot be evaluated.
+    """
+    rows = evaluate_states(molecules, calculator, states, ("energy",))
+    return [tuple(float(result.energy) for result in row) for row in rows]
 
 
 def level_energies(

@@ -13,6 +13,8 @@ ALL_PAIRS_LIMIT = 40
 """Open systems up to this size use every pair: no list to build, none to outdate."""
 DEFAULT_SKIN = 0.5
 """Å beyond the cutoff that a reusable list covers."""
+CLOSEST_DISTANCE = 0.1
+"""Å; atoms nearer than this are a mistake in the structure, not a geometry."""
 
 
 class Structure(NamedTuple):
@@ -28,7 +30,8 @@ class Structure(NamedTuple):
         """Copy what the network needs out of an ``ase.Atoms``.
 
         Raises:
-            ValueError: No atoms, or a position that is not finite.
+            ValueError: No atoms, a position that is not finite, or periodic
+                directions without as many independent cell vectors.
         """
         structure = cls(
             np.array(atoms.numbers, np.int32),
@@ -44,6 +47,16 @@ class Structure(NamedTuple):
                 f"position of atom {bad[0]} is {structure.positions[bad[0]]}; "
                 "positions must be finite numbers in Å"
             )
+        periodic = structure.cell[structure.pbc]
+        if len(periodic) and not (
+            np.isfinite(periodic).all()
+            and np.linalg.matrix_rank(periodic) == len(periodic)
+        ):
+            raise ValueError(
+                f"pbc={structure.pbc.tolist()} needs that many independent cell "
+                f"vectors, got cell {structure.cell.tolist()}; set atoms.cell or "
+                "atoms.pbc = False"
+            )
         return structure
 
 
@@ -53,6 +66,26 @@ class Pairs(NamedTuple):
     senders: np.ndarray  # [pairs] int32
     receivers: np.ndarray  # [pairs] int32
     cells: np.ndarray  # [pairs, 3] float64, image of the sender
+
+
+def check_distances(structure: Structure, pairs: Pairs) -> None:
+    """Refuse coincident atoms, periodic images included.
+
+    Raises:
+        ValueError: Two atoms are nearer than ``CLOSEST_DISTANCE``; they are named.
+    """
+    senders, receivers = pairs.senders, pairs.receivers
+    vectors = structure.positions[senders] - structure.positions[receivers]
+    if structure.pbc.any():
+        vectors = vectors + pairs.cells @ structure.cell
+    squared = np.einsum("ij,ij->i", vectors, vectors)
+    if len(squared) and np.min(squared) < CLOSEST_DISTANCE**2:
+        pair = int(np.argmin(squared))
+        raise ValueError(
+            f"atoms {receivers[pair]} and {senders[pair]} are only "
+            f"{np.sqrt(squared[pair]):.3g} Å apart (periodic images included); atoms "
+            f"nearer than {CLOSEST_DISTANCE} Å are refused, check the positions"
+        )
 
 
 def find_pairs(structure: Structure, cutoff: float) -> Pairs:
@@ -110,7 +143,7 @@ class PairCache:
         return bool(moved < (0.5 * self.skin) ** 2)
 
 
-def size_class(count: int, *, smallest: int = 4, ratio: float = 2**0.5) -> int:
+def size_class(count: int, *, smallest: int = 4, ratio: float = 1.6) -> int:
     """Smallest size of a geometric ladder that holds ``count``, rounded to even."""
     size = float(smallest)
     while int(size) < count:
