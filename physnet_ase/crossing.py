@@ -1,77 +1,22 @@
 """The lowest point where two electronic states of a molecule have the same energy."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import Calculator, all_changes
-from ase.optimize import BFGS
 
 from physnet_ase.calculator import PhysNetCalculator
+from physnet_ase.levels import evaluate_states
 from physnet_ase.relaxation import Relaxation
 from physnet_ase.results import CrossingPoint, State, one_or_many
 from physnet_ase.state import ElectronicState, as_state, with_state
 
-GAP_STIFFNESS = 70.0
-"""eV/Å²; BFGS starts from this curvature, so its first step is Newton's to the seam."""
 GAP_TOLERANCE = 1e-3
 """eV; largest energy difference that counts as a crossing."""
-
-
-class _SeamCalculator(Calculator):
-    """Forces that lead down to the lowest point of the seam E_a = E_b.
-
-    Bearpark, Robb & Schlegel, Chem. Phys. Lett. 1994, 223, 269: the gradient of the
-    mean energy, projected on the complement of the gradient difference, moves along the
-    seam; a step along that difference closes the gap.
-    """
-
-    implemented_properties = ["energy", "forces"]  # noqa: RUF012 (declared so by ASE)
-
-    def __init__(
-        self,
-        calculator: PhysNetCalculator,
-        states: tuple[ElectronicState, ElectronicState],
-    ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.calculator, self.states = calculator, states
-        self.energies: tuple[float, float] = (0.0, 0.0)
-        self.along_seam = np.zeros((0, 3))
-
-    def calculate(
-        self,
-        atoms: Atoms | None = None,
-        properties: Sequence[str] = ("energy",),
-        system_changes: Sequence[str] = tuple(all_changes),
-    ) -> None:
-        """Evaluate both states in one batch and combine their gradients."""
-        if atoms is None:
-            raise ValueError("a crossing search needs atoms")
-        self.atoms = atoms.copy()
-        a, b = self.calculator.potential.evaluate(
-            atoms,
-            states=list(self.states),
-            properties=("energy", "forces"),
-            allow_unseen_states=self.calculator.allow_unseen_states,
-        )
-        self.energies = (float(a.energy), float(b.energy))
-        difference = a.forces - b.forces  # minus the gradient of E_a − E_b
-        length = float(np.linalg.norm(difference))
-        if length < 1e-6:
-            raise ValueError(
-                f"the surfaces of {self.states[0]} and {self.states[1]} are parallel "
-                f"here, {self.energies[0] - self.energies[1]:.3f} eV apart: no step "
-                "leads to a crossing; start from another geometry"
-            )
-        direction = difference / length
-        mean = 0.5 * (a.forces + b.forces)
-        self.along_seam = mean - np.sum(mean * direction) * direction
-        gap = self.energies[0] - self.energies[1]
-        self.results = {
-            "energy": 0.5 * (a.energy + b.energy),
-            "forces": self.along_seam + GAP_STIFFNESS * gap / length * direction,
-        }
+_START_CURVATURE = 70.0
+"""eV/Å²; a stiff bond, so that first steps are short."""
+_LONGEST_STEP = 0.15
+"""Å; largest displacement of an atom in one step, towards and along the seam each."""
 
 
 @one_or_many
@@ -84,9 +29,11 @@ def minimum_energy_crossing_point(
 ) -> list[CrossingPoint]:
     """Lowest geometry at which two states have the same energy.
 
-    Gradient projection (Bearpark, Robb & Schlegel, Chem. Phys. Lett. 1994, 223, 269)
-    with BFGS, from the given geometry. The result is checked: the energies are equal
-    within 1 meV and the mean gradient along the seam is below ``relaxation.fmax``.
+    Each step moves along the gradient difference towards E_a = E_b, and at right angles
+    to it down the projected gradient (Bearpark, Robb & Schlegel, Chem. Phys. Lett.
+    1994, 223, 269) with a quasi-Newton model of the Lagrangian E + λ(E_a − E_b) (Manaa
+    & Yarkony, J. Chem. Phys. 1993, 99, 5251). The result is checked: the energies are
+    equal within 1 meV and the gradient along the seam is below ``relaxation.fmax``.
 
     Args:
         atoms: One molecule, or a list of them for a list of results.
@@ -105,6 +52,33 @@ def minimum_energy_crossing_point(
     return [_search(molecule, calculator, pair, relaxation) for molecule in atoms]
 
 
+class _Point(NamedTuple):
+    """Both surfaces at one geometry, as far as the constraints let it move."""
+
+    energies: tuple[float, float]  # eV
+    mean: np.ndarray  # [3·atoms] gradient of the mean energy, eV/Å
+    difference: np.ndarray  # [3·atoms] gradient of E_a − E_b, eV/Å
+
+    @property
+    def gap(self) -> float:
+        return self.energies[0] - self.energies[1]
+
+    @property
+    def multiplier(self) -> float:
+        """λ for which the gradient of E + λ(E_a − E_b) is shortest."""
+        return -float(self.mean @ self.difference / (self.difference @ self.difference))
+
+    @property
+    def along_seam(self) -> np.ndarray:
+        gradient: np.ndarray = self.mean + self.multiplier * self.difference
+        return gradient
+
+    @property
+    def residual(self) -> float:
+        """Largest atomic component of the gradient along the seam, eV/Å."""
+        return float(np.max(np.linalg.norm(self.along_seam.reshape(-1, 3), axis=1)))
+
+
 def _search(
     molecule: Atoms,
     calculator: PhysNetCalculator,
@@ -115,43 +89,105 @@ def _search(
     if len(molecule) < 2:
         raise ValueError(f"{name}: one atom has no geometry to cross at")
     moving = with_state(molecule, states[0])
-    seam = _SeamCalculator(calculator, states)
-    moving.calc = seam
-    moving.get_forces()
-    optimizer = BFGS(moving, logfile=None)
-    try:
-        optimizer.run(fmax=relaxation.fmax, steps=relaxation.steps)
-        moving.get_forces()
-    except (ValueError, np.linalg.LinAlgError) as error:
-        raise RuntimeError(
-            f"the crossing search of {name} broke down at step {optimizer.nsteps}: "
-            f"{error}"
-        ) from error
-    gap = seam.energies[1] - seam.energies[0]
-    residual = float(np.max(np.linalg.norm(_free(moving, seam.along_seam), axis=1)))
-    if not (abs(gap) <= GAP_TOLERANCE and residual <= relaxation.fmax):
-        raise RuntimeError(
-            f"the crossing search of {name} did not converge in {optimizer.nsteps} "
-            f"steps: the energies differ by {abs(gap):.3g} eV (at most "
-            f"{GAP_TOLERANCE}), the gradient along the seam is {residual:.3g} eV/Å (at "
-            f"most {relaxation.fmax:.3g}); the states may not cross nearby: start from "
-            "another geometry or raise steps"
-        )
-    moving.calc = None
+    point = _point(moving, calculator, states)
+    curvature = _START_CURVATURE * np.eye(3 * len(moving))
+    step = 0
+    while abs(point.gap) > GAP_TOLERANCE or point.residual > relaxation.fmax:
+        if step == relaxation.steps:
+            raise RuntimeError(
+                f"the crossing search of {name} did not converge in {step} steps: the "
+                f"energies differ by {abs(point.gap):.3g} eV (at most {GAP_TOLERANCE}),"
+                f" the gradient along the seam is {point.residual:.3g} eV/Å (at most "
+                f"{relaxation.fmax:.3g}); the states may not cross nearby: start from "
+                "another geometry or raise steps"
+            )
+        step += 1
+        before = moving.get_positions().ravel()
+        try:
+            trial = before + _step(point, curvature)
+            moving.set_positions(trial.reshape(-1, 3))
+            new = _point(moving, calculator, states)
+        except (ValueError, np.linalg.LinAlgError) as error:
+            raise RuntimeError(
+                f"the crossing search of {name} broke down at step {step}: {error}; "
+                "start from another geometry"
+            ) from error
+        change = new.along_seam - point.mean - new.multiplier * point.difference
+        moved = moving.get_positions().ravel() - before
+        curvature = _update(curvature, moved, change)
+        point = new
     return CrossingPoint(
-        value=0.5 * (seam.energies[0] + seam.energies[1]),
+        value=0.5 * sum(point.energies),
         states=states,
-        energies=seam.energies,
+        energies=point.energies,
         geometries=tuple(with_state(moving, state) for state in states),
-        gap=gap,
-        residual_gradient=residual,
-        num_steps=int(optimizer.nsteps),
+        gap=-point.gap,
+        residual_gradient=point.residual,
+        num_steps=step,
     )
 
 
-def _free(atoms: Atoms, vectors: np.ndarray) -> Any:
-    """The part of ``vectors`` that the constraints of ``atoms`` leave."""
-    free = vectors.copy()
+def _point(
+    atoms: Atoms,
+    calculator: PhysNetCalculator,
+    states: tuple[ElectronicState, ElectronicState],
+) -> _Point:
+    """Evaluate both states in one batch.
+
+    Raises:
+        ValueError: The structure cannot be evaluated, or the surfaces are parallel.
+    """
+    [(a, b)] = evaluate_states([atoms], calculator, [states], ("energy", "forces"))
+    forces = [a.forces.copy(), b.forces.copy()]
     for constraint in atoms.constraints:
-        constraint.adjust_forces(atoms, free)
-    return free
+        for one in forces:
+            constraint.adjust_forces(atoms, one)
+    point = _Point(
+        (a.energy, b.energy),
+        -0.5 * (forces[0] + forces[1]).ravel(),
+        (forces[1] - forces[0]).ravel(),
+    )
+    if np.linalg.norm(point.difference) < 1e-6:
+        raise ValueError(
+            f"the surfaces of {states[0]} and {states[1]} are parallel here, "
+            f"{abs(point.gap):.3f} eV apart, so that no step leads to a crossing"
+        )
+    return point
+
+
+def _step(point: _Point, curvature: np.ndarray) -> np.ndarray:
+    """Newton's step to the seam plus the quasi-Newton step along it, each bounded."""
+    length = np.linalg.norm(point.difference)
+    normal = point.difference / length
+    towards = _bounded(-point.gap / length * normal)
+    projector = np.eye(len(normal)) - np.outer(normal, normal)
+    downhill = -projector @ (point.mean + curvature @ towards)
+    # The second term only makes the matrix regular; the step stays along the seam.
+    reduced = projector @ curvature @ projector + np.outer(normal, normal)
+    return towards + _bounded(np.linalg.solve(reduced, downhill))
+
+
+def _bounded(step: np.ndarray) -> np.ndarray:
+    longest = np.max(np.linalg.norm(step.reshape(-1, 3), axis=1))
+    bounded: np.ndarray = step * min(1.0, _LONGEST_STEP / max(longest, 1e-12))
+    return bounded
+
+
+def _update(curvature: np.ndarray, step: np.ndarray, change: np.ndarray) -> np.ndarray:
+    """BFGS with Powell's damping, which keeps the matrix positive definite.
+
+    Powell, Lect. Notes Math. 1978, 630, 144.
+    """
+    product = curvature @ step
+    expected = step @ product
+    if expected < 1e-12:
+        return curvature
+    if step @ change < 0.2 * expected:
+        weight = 0.8 * expected / (expected - step @ change)
+        change = weight * change + (1.0 - weight) * product
+    updated: np.ndarray = (
+        curvature
+        - np.outer(product, product) / expected
+        + np.outer(change, change) / (step @ change)
+    )
+    return updated

@@ -8,6 +8,7 @@ from ase import Atoms
 from physnet_ase.calculator import PhysNetCalculator
 from physnet_ase.levels import (
     check_kind,
+    evaluate_states,
     ion_states,
     lowest,
     start_state,
@@ -185,14 +186,9 @@ def fukui_functions(
         tuple(with_state(molecule, state) for state in states)
         for molecule, states in zip(atoms, chosen, strict=True)
     ]
-    evaluated = calculator.potential.evaluate(
-        [geometry for mine in geometries for geometry in mine],
-        properties=("energy", "charges"),
-        allow_unseen_states=calculator.allow_unseen_states,
-    )
+    evaluated = evaluate_states(atoms, calculator, chosen, ("energy", "charges"))
     results = []
-    for index, (states, mine) in enumerate(zip(chosen, geometries, strict=True)):
-        three = evaluated[3 * index : 3 * index + 3]
+    for states, mine, three in zip(chosen, geometries, evaluated, strict=True):
         charges = np.stack([result.charges for result in three])
         f_minus, f_plus = charges[0] - charges[1], charges[1] - charges[2]
         value = np.stack([f_plus, f_minus, 0.5 * (f_plus + f_minus)])

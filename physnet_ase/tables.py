@@ -1,5 +1,6 @@
 """What the command line prints, as tables for people and as mappings for programs."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from rich.table import Table
 
 from physnet_ase.calculator import PhysNetCalculator
 from physnet_ase.observables import (
+    EnergyDifference,
     StateEnergies,
     electron_affinity,
     ionization_energy,
@@ -18,7 +20,7 @@ from physnet_ase.potential import Potential
 from physnet_ase.results import Kind
 from physnet_ase.state import ElectronicState, signed
 
-_DIFFERENCES = {
+_DIFFERENCES: dict[str, Callable[..., EnergyDifference]] = {
     "ionization_energy": ionization_energy,
     "electron_affinity": electron_affinity,
     "singlet_triplet_gap": singlet_triplet_gap,
