@@ -1,6 +1,8 @@
 """What a simulation is made of that needs no jax_md: settings, coordinates, blocks."""
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -169,8 +171,8 @@ def compile_block(fns: BlockFns, save_every: int, block_steps: int) -> Any:
 def settle(state: Any, dtype: np.dtype[Any]) -> Any:
     """Give all floats of a state one dtype and no weak types.
 
-    jax-md mixes them; a loop needs the same types before and after a step, and a restart
-    those of the first run.
+    jax-md mixes them; a loop needs the same types before and after a step, and a
+    restart those of the first run.
     """
 
     def cast(leaf: Any) -> Any:
@@ -202,3 +204,15 @@ def bath_energy(state: Any, settings: SimulationSettings) -> Float[Array, ""]:
         volume = jnp.linalg.det(state.box)
         energy = energy + settings.pressure_GPa * GPa * volume
     return energy
+
+
+@contextmanager
+def quiet_jax_md() -> Iterator[None]:
+    """Hide what jax-md says about its own 64-bit sums and indices; nothing of ours."""
+    with warnings.catch_warnings():
+        for message in (
+            "Explicitly requested dtype",
+            "scatter inputs have incompatible types",
+        ):
+            warnings.filterwarnings("ignore", message=message, module=r"jax\b.*")
+        yield

@@ -67,7 +67,7 @@ def physnet_neighbor_list(
             for concrete states and boxes that are refused.
     """
     numbers = _atomic_numbers(species)
-    if jnp.zeros((), potential.dtype).dtype != potential.dtype:
+    if jax.dtypes.canonicalize_dtype(potential.dtype) != potential.dtype:
         raise ValueError(
             "the potential computes in float64 but JAX does not: call "
             'jax.config.update("jax_enable_x64", True) first, or use '
@@ -232,8 +232,8 @@ def _check_positions(position: Any, dtype: np.dtype[Any], count: int) -> None:
     if position.dtype != dtype:
         raise ValueError(
             f"positions are {position.dtype} but the potential computes in {dtype}: "
-            f'pass positions.astype("{dtype}"), or build the energy function from '
-            f'potential.astype("{position.dtype}")'
+            f'pass positions.astype("{dtype}"), or build the energy function from a '
+            "potential of their dtype (potential.astype, float32 or float64)"
         )
     if position.shape != (count, 3):
         raise ValueError(

@@ -6,9 +6,7 @@ conversion to jax-md's time unit Å·sqrt(amu/eV) happens in :func:`make_integra
 
 import logging
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from physnet_ase.dynamics import (
     SimulationSettings,
     bath_energy,
     compile_block,
+    quiet_jax_md,
     settle,
 )
 from physnet_ase.jaxmd import physnet_neighbor_list
@@ -214,7 +213,7 @@ class _System:
         sides = jnp.linalg.norm(state.box, axis=0)
         return (
             f"The box had sides of {', '.join(f'{s:.2f}' for s in sides)} Å when the "
-            f"block began; it must stay {2.0 * self.cutoff} Å thick, or energies are NaN"
+            f"block began; thinner than {2.0 * self.cutoff} Å, it gives NaN"
         )
 
     def observe(self, state: Any, neighbor: Any) -> dict[str, Any]:
@@ -273,7 +272,7 @@ def run(
         raise ValueError("resume=True needs checkpoint=, the file to continue from")
     Structure.from_atoms(atoms)
     state = simulation_state(atoms, chosen)
-    with jax.enable_x64(model.dtype == np.float64), _quiet_jax_md():
+    with jax.enable_x64(model.dtype == np.float64), quiet_jax_md():
         system = _System(atoms, model, state, chosen)
         recorder = Recorder(
             system.coordinates, system.reference, system.dof, state, chosen.timestep_fs
@@ -299,15 +298,3 @@ def run(
             if on_progress is not None:
                 on_progress(progress)
         return recorder.summary(job.step, job.observe(), time.perf_counter() - began)
-
-
-@contextmanager
-def _quiet_jax_md() -> Iterator[None]:
-    """Hide what jax-md says about its own 64-bit sums and indices; nothing of ours."""
-    with warnings.catch_warnings():
-        for message in (
-            "Explicitly requested dtype",
-            "scatter inputs have incompatible types",
-        ):
-            warnings.filterwarnings("ignore", message=message, module=r"jax\b.*")
-        yield

@@ -15,8 +15,8 @@ def thermal_momenta(
     """Maxwell-Boltzmann momenta, (N, 3) in amu·Å/(Å·sqrt(amu/eV)), as ASE's.
 
     The total momentum is removed, for open systems the angular momentum too (Langevin
-    dynamics, which creates both, keeps them), and the rest is scaled so that the kinetic
-    temperature is exact.
+    dynamics, which creates both, keeps them), and the rest is scaled so that the
+    kinetic temperature is exact.
     """
     masses = atoms.get_masses()[:, None]
     draws = np.random.default_rng(seed).normal(size=(len(atoms), 3))
