@@ -203,6 +203,47 @@ def states(
     _finish(report, print_states, list(scan.geometries), (as_json, output))
 
 
+@app.command()
+@_plain_errors
+def crossing(
+    structure: Structure,
+    state_a: Annotated[str, typer.Option(help="CHARGE,MULTIPLICITY.")] = "0,1",
+    state_b: Annotated[str, typer.Option(help="CHARGE,MULTIPLICITY.")] = "0,3",
+    model: Model = DEFAULT_MODEL,
+    as_json: AsJson = False,
+    output: Output = None,
+    allow_unseen_states: AllowUnseen = False,
+    fmax: Annotated[float, typer.Option(help="Gradient left, eV/Å.")] = 0.01,
+    steps: Annotated[int, typer.Option(help="Most steps.")] = 500,
+) -> None:
+    """Lowest point where two states have the same energy."""
+    from physnet_ase.observables import Relaxation, minimum_energy_crossing_point
+    from physnet_ase.structure_files import check_output, read_structure
+    from physnet_ase.tables import crossing_report, print_crossing
+
+    check_output(output)
+    pair = _parse_state(state_a), _parse_state(state_b)
+    atoms = read_structure(structure, None, None)
+    calculator = _calculator(model, allow_unseen_states)
+    found = minimum_energy_crossing_point(
+        atoms, calculator, *pair, relaxation=Relaxation(fmax, steps)
+    )
+    for frame in found.geometries:
+        frame.calc = calculator.copy()
+    frames = list(found.geometries)
+    _finish(crossing_report(found), print_crossing, frames, (as_json, output))
+
+
+def _parse_state(text: str) -> tuple[int, int]:
+    try:
+        charge, multiplicity = (int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ValueError(
+            f"a state is CHARGE,MULTIPLICITY such as 1,2; got {text!r}"
+        ) from error
+    return charge, multiplicity
+
+
 def _calculator(model: str, allow_unseen_states: bool) -> "PhysNetCalculator":
     from physnet_ase.calculator import PhysNetCalculator
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from physnet_ase.calculator import PhysNetCalculator
 from physnet_ase.observables import (
+    CrossingPoint,
     EnergyDifference,
     StateEnergies,
     electron_affinity,
@@ -218,3 +219,36 @@ def print_states(report: dict[str, Any]) -> None:
             continue
         start, end = ElectronicState(*row["from"]), ElectronicState(*row["to"])
         console.print(f"{label}: {row['value_eV']:.4f} eV ({start} → {end})")
+
+
+def crossing_report(found: CrossingPoint) -> dict[str, Any]:
+    """A crossing point, ready for JSON."""
+    geometry = found.geometries[0]
+    return {
+        "formula": geometry.get_chemical_formula(),
+        "states": [[state.charge, state.multiplicity] for state in found.states],
+        "energy_eV": found.value,
+        "gap_eV": found.gap,
+        "residual_gradient_eV_per_A": found.residual_gradient,
+        "steps": found.num_steps,
+        "symbols": geometry.get_chemical_symbols(),
+        "positions_A": geometry.positions.tolist(),
+    }
+
+
+def print_crossing(report: dict[str, Any]) -> None:
+    """Print a report of ``crossing_report``."""
+    console = Console()
+    first, second = (ElectronicState(*state) for state in report["states"])
+    console.print(f"[bold]{report['formula']}[/bold]: {first} × {second}")
+    console.print(
+        f"energy {report['energy_eV']:.6f} eV, gap {report['gap_eV']:.1e} eV, gradient "
+        f"along the seam {report['residual_gradient_eV_per_A']:.4f} eV/Å, "
+        f"{report['steps']} steps"
+    )
+    table = Table()
+    for name in ("atom", "x / Å", "y / Å", "z / Å"):
+        table.add_column(name, justify="right")
+    for symbol, position in zip(report["symbols"], report["positions_A"], strict=True):
+        table.add_row(symbol, *(f"{number:.4f}" for number in position))
+    console.print(table)

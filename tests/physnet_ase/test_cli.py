@@ -11,7 +11,12 @@ from ase.build import molecule
 from ase.io import read, write
 from typer.testing import CliRunner
 
-from physnet_ase import PhysNetCalculator, untrained_potential
+from physnet_ase import (
+    PhysNetCalculator,
+    Potential,
+    singlet_triplet_gap,
+    untrained_potential,
+)
 from physnet_ase.cli import app
 from physnet_ase.config import ModelConfig
 
@@ -168,6 +173,26 @@ def test_missing_models_and_damaged_files_are_named(model, tmp_path):
     broken = tmp_path / "broken.xyz"
     broken.write_text("3\nwater\nO 0 0\n")
     assert f"{broken}: ASE cannot read" in refused("energy", broken, "--model", model)
+
+
+def test_crossing_of_two_states_or_why_not(tmp_path):
+    # Shift the triplet so that the states meet near the molecule's usual geometry.
+    plain = untrained_potential(TINY, states=((0, 1), (0, 3)), seed=2)
+    gap = singlet_triplet_gap(molecule("H2O"), PhysNetCalculator(plain)).value
+    singlet, triplet = plain.metadata.states
+    shifted = triplet.model_copy(update={"reference_energy": -gap})
+    metadata = plain.metadata.model_copy(update={"states": [singlet, shifted]})
+    model = Potential(metadata, plain.params).save(tmp_path / "model")
+    arguments = ("crossing", "H2O", "--model", model)
+    frames = tmp_path / "crossing.extxyz"
+    report = json.loads(call(*arguments, "--json", "--output", frames).stdout)
+    assert report["states"] == [[0, 1], [0, 3]]
+    assert abs(report["gap_eV"]) < 1e-3
+    energies = [frame.get_potential_energy() for frame in read(frames, ":")]
+    np.testing.assert_allclose(energies, report["energy_eV"], atol=1e-3)
+    assert "H2O: charge 0, multiplicity 1 ×" in call(*arguments).stdout
+    assert "got '0;3'" in refused(*arguments, "--state-b", "0;3")
+    assert "two different states" in refused(*arguments, "--state-b", "0,1")
 
 
 def test_what_does_not_converge_is_code_1_and_writes_nothing(model, tmp_path):
