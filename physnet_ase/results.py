@@ -151,10 +151,10 @@ class CrossingPoint(Observable):
 
 
 P = ParamSpec("P")
-R_co = TypeVar("R_co", covariant=True)
+R = TypeVar("R")
 
 
-class OneOrMany(Protocol[P, R_co]):
+class OneOrMany(Protocol[P, R]):
     """A function that takes one molecule or a list of them."""
 
     @overload
@@ -164,7 +164,7 @@ class OneOrMany(Protocol[P, R_co]):
         calculator: PhysNetCalculator,
         *args: P.args,
         **kwargs: P.kwargs,
-    ) -> R_co: ...
+    ) -> R: ...
 
     @overload
     def __call__(
@@ -173,12 +173,12 @@ class OneOrMany(Protocol[P, R_co]):
         calculator: PhysNetCalculator,
         *args: P.args,
         **kwargs: P.kwargs,
-    ) -> list[R_co]: ...
+    ) -> list[R]: ...
 
 
 def one_or_many(
-    function: Callable[Concatenate[list[Atoms], PhysNetCalculator, P], list[R_co]],
-) -> OneOrMany[P, R_co]:
+    function: Callable[Concatenate[list[Atoms], PhysNetCalculator, P], list[R]],
+) -> OneOrMany[P, R]:
     """Let a function of a list of molecules also take a single one.
 
     A single ``Atoms`` gives a single result, a list gives a list; a list shares its
@@ -199,4 +199,4 @@ def one_or_many(
             return function([atoms], calculator, *args, **kwargs)[0]
         return function(list(atoms), calculator, *args, **kwargs)
 
-    return cast(OneOrMany[P, R_co], call)
+    return cast(OneOrMany[P, R], call)
