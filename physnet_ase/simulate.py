@@ -86,7 +86,7 @@ def _npt_integrator(
 
     jax-md 0.2.29 scales fractional positions with the box although the box itself does
     so already: it moves an atom at fraction s by s (eˣ - 1) Å too far, x being the
-    growth of the box in this step, and the conserved energy oscillates a hundred times
+    growth of the box in this step, and the conserved energy strays a thousand times
     more than the time step explains. The displacement is taken out again here.
     """
     timestep, thermal, tau = converted
@@ -274,9 +274,7 @@ def run(
     state = simulation_state(atoms, chosen)
     with jax.enable_x64(model.dtype == np.float64), quiet_jax_md():
         system = _System(atoms, model, state, chosen)
-        recorder = Recorder(
-            system.coordinates, system.reference, system.dof, state, chosen.timestep_fs
-        )
+        recorder = Recorder(system, state)
         job = SimulationJob(system, recorder)
         identity = simulation_identity(atoms, model, state, chosen)
         if resume:
@@ -297,4 +295,5 @@ def run(
             logger.info("%s", progress)
             if on_progress is not None:
                 on_progress(progress)
-        return recorder.summary(job.step, job.observe(), time.perf_counter() - began)
+        last = recorder.last or (job.step, job.observe())
+        return recorder.summary(last, time.perf_counter() - began)

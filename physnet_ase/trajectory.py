@@ -73,21 +73,16 @@ class Trajectory:
 class Recorder:
     """Turns frames in jax-md's coordinates into series, files and the summary."""
 
-    def __init__(
-        self,
-        coordinates: Coordinates,
-        reference: float,
-        degrees_of_freedom: int,
-        state: ElectronicState,
-        timestep_fs: float,
-    ) -> None:
-        self.coordinates, self.reference = coordinates, reference
-        self.dof, self.timestep_fs = degrees_of_freedom, timestep_fs
+    def __init__(self, system: Any, state: ElectronicState) -> None:
+        self.coordinates: Coordinates = system.coordinates
+        self.reference, self.dof = system.reference, system.dof  # eV, number
+        self.timestep_fs = system.settings.timestep_fs
         self.info = {
             "charge": state.charge,
             "spin_multiplicity": state.multiplicity,
         }
         self.writer: TrajectoryWriter | None = None
+        self.last: tuple[int, Frame] | None = None
         self.count = 0
         self._rows = np.zeros((256, 4))  # step; potential, kinetic, bath energy in eV
 
@@ -111,6 +106,7 @@ class Recorder:
             energies = potential, float(frame["kinetic"]), float(frame["bath"])
             self._rows[self.count] = step, *energies
             self.count += 1
+            self.last = int(step), frame
         if self.writer is not None and len(frames):
             self.writer.write(
                 self.atoms(int(step), frame)
@@ -150,11 +146,11 @@ class Recorder:
             "temperatures_K": self.temperature(kinetic),
         }
 
-    def summary(self, step: int, frame: Frame, seconds: float) -> Trajectory:
-        """Everything recorded, with ``frame`` as the last structure."""
+    def summary(self, last: tuple[int, Frame], seconds: float) -> Trajectory:
+        """Everything recorded, with ``last`` (step, frame) as the last structure."""
         path = self.writer.path if self.writer is not None else None
         return Trajectory(
-            **self.series(), atoms=self.atoms(step, frame), seconds=seconds, path=path
+            **self.series(), atoms=self.atoms(*last), seconds=seconds, path=path
         )
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -254,7 +250,7 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, np.nda
             differs in ``identity``; the message names each difference.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
         stored = json.loads(str(arrays.pop("identity")))
     except FileNotFoundError:
