@@ -4,7 +4,7 @@ HARTREE = 27.211386245988
 """One hartree in eV."""
 BOHR = 0.529177210903
 """One bohr in Å."""
-KCAL_PER_MOL = 0.0433641153087705
+KCAL_PER_MOL = 4184.0 / (6.02214076e23 * 1.602176634e-19)
 """One kcal/mol in eV."""
 COULOMB_CONSTANT = HARTREE * BOHR
 """e²/(4πε₀) in eV·Å."""
@@ -13,7 +13,7 @@ DEBYE = 0.20819433442462576
 BOLTZMANN = 8.617333262e-5
 """Boltzmann constant in eV/K."""
 FEMTOSECOND = 0.09822694788464063
-"""One fs in the time unit Å·sqrt(amu/eV) of jax-md and ASE."""
+"""One fs in the time unit Å·sqrt(amu/eV), to the last digit of ASE (CODATA 2014)."""
 
 TO_EV = {
     "eV": 1.0,

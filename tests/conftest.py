@@ -20,6 +20,10 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 
+# Its assertions are to be explained like those of the test files.
+pytest.register_assert_rewrite("contract")
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     """Random numbers that are the same in every run and for every order of tests."""

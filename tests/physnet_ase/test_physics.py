@@ -1,0 +1,132 @@
+"""The terms with formulas, against numbers worked out by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ase import Atoms
+
+from physnet_ase.config import ModelConfig
+from physnet_ase.physics.electrostatics import (
+    coulomb_energies,
+    damped_inverse,
+    shift_to_total,
+    shifted_inverse,
+)
+from physnet_ase.physics.repulsion import zbl_energy
+from physnet_ase.potential import Potential
+from physnet_ase.units import COULOMB_CONSTANT
+from physnet_ase.untrained import untrained_potential
+
+CUTOFF = 4.0
+
+
+def scalar(function, *arguments):
+    """Call a function of one pair in float64."""
+    with jax.enable_x64(True):
+        arrays = [jnp.asarray([a]) for a in arguments]
+        return float(function(*arrays, CUTOFF)[0])
+
+
+def test_damped_inverse_by_hand():
+    # r = 0.5: φ(2·0.5/4) = 1 - 10/4³ + 15/4⁴ - 6/4⁵ = 0.896484375,
+    # φ/√1.25 + (1 - φ)/0.5 = 0.8018400 + 0.2070313
+    assert scalar(damped_inverse, 0.5) == pytest.approx(1.0088713, abs=1e-6)
+    assert scalar(damped_inverse, 2.0) == pytest.approx(0.5, abs=1e-12)
+    assert scalar(damped_inverse, 40.0) == pytest.approx(0.025, abs=1e-12)
+    assert scalar(damped_inverse, 1e-3) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_shifted_inverse_ends_smoothly_at_the_cutoff():
+    # beyond half the cutoff 1/r + r/16 - 1/2
+    assert scalar(shifted_inverse, 3.0) == pytest.approx(1 / 48, abs=1e-12)
+    assert scalar(shifted_inverse, CUTOFF) == 0.0
+    assert scalar(shifted_inverse, 5.0) == 0.0
+    slope = jax.grad(lambda r: jnp.sum(shifted_inverse(r, CUTOFF)))
+    assert scalar(lambda r, _: slope(r), CUTOFF - 1e-9) == pytest.approx(0.0, abs=1e-9)
+    assert scalar(shifted_inverse, CUTOFF - 0.01) > 0.0
+
+
+def test_coulomb_energy_of_ions_by_hand():
+    charges = jnp.asarray([1.0, -1.0, 2.0])
+    senders, receivers = jnp.asarray([1, 2, 2]), jnp.asarray([0, 0, 1])
+    inverse = jnp.asarray([1 / 2, 1 / 4, 1 / 5])
+    energies = coulomb_energies(charges, inverse, senders, receivers)
+    # e²/4πε₀ = 14.39965 eV·Å; pairs -1/2, 2/4, -2/5, half to each of their atoms
+    expected = 14.399645 * np.array([0.0, -0.45, 0.05])
+    np.testing.assert_allclose(energies, expected, rtol=1e-6)
+
+
+def test_shift_to_total_spreads_the_difference_evenly():
+    class OneMolecule:
+        molecule_index = jnp.asarray([0, 0, 1, 1])
+        atom_mask = jnp.asarray([True, True, True, False])
+
+    values = jnp.asarray([0.5, 0.1, 0.25, 9.0])
+    shifted = shift_to_total(values, jnp.asarray([1, -1]), OneMolecule)
+    np.testing.assert_allclose(shifted, [0.7, 0.3, -1.0, 0.0], atol=1e-6)
+
+
+# python: a=0.8854*0.529177210903/(6**.23+8**.23); x=0.6/a; 14.3996454784*48/0.6
+#   * (.18175*exp(-3.1998*x)+.50986*exp(-.94229*x)+.28022*exp(-.4029*x)
+#   +.02817*exp(-.20162*x)) * (1-10*.15**3+15*.15**4-6*.15**5)
+ZBL_CO = 90.01416291
+
+
+def test_zbl_by_hand():
+    with jax.enable_x64(True):
+        distance = jnp.asarray([0.6, 1.5, 3.9, 4.0, 5.0])
+        carbon, oxygen = jnp.full(5, 6), jnp.full(5, 8)
+        energies = np.asarray(zbl_energy(distance, carbon, oxygen, CUTOFF))
+        swapped = np.asarray(zbl_energy(distance, oxygen, carbon, CUTOFF))
+    assert energies[0] == pytest.approx(ZBL_CO, rel=1e-6)
+    np.testing.assert_allclose(swapped, energies, rtol=1e-14)
+    assert np.all(np.diff(energies[:4]) < 0.0)
+    assert energies[2] > 0.0
+    np.testing.assert_array_equal(energies[3:], 0.0)
+
+
+@pytest.fixture(scope="module")
+def bare():
+    """A potential without any term of physics."""
+    config = ModelConfig(
+        num_features=8, num_radial=4, num_blocks=1, cutoff=CUTOFF, electrostatics=False
+    )
+    return untrained_potential(config, (6, 8)).astype("float64")
+
+
+def with_term(potential, **fields):
+    """The same weights with a term switched on."""
+    config = potential.config.model_copy(update=fields)
+    metadata = potential.metadata.model_copy(update={"config": config})
+    return Potential(metadata, potential.params, "float64")
+
+
+def test_zbl_enters_the_total_energy_once_and_positive(bare):
+    atoms = Atoms("CO", [[0, 0, 0], [0, 0.6, 0]])
+    repulsive = with_term(bare, zbl=True).evaluate(atoms)
+    plain = bare.evaluate(atoms)
+    assert repulsive.energy - plain.energy == pytest.approx(ZBL_CO, rel=1e-6)
+    push = repulsive.forces - plain.forces
+    assert push[0, 1] < 0.0 < push[1, 1]
+
+
+@pytest.mark.parametrize("distance", [0.5, 3.0, 7.0])
+def test_coulomb_enters_the_total_energy_of_open_systems_once(bare, distance):
+    atoms = Atoms("CO", [[0, 0, 0], [0, distance, 0]])
+    charged = with_term(bare, electrostatics=True)
+    wanted = ("energy", "forces", "charges")
+    [result], [plain] = (p.evaluate(atoms, [(1, 2)], wanted) for p in (charged, bare))
+    inverse = {0.5: 1.0088713, 3.0: 1 / 3, 7.0: 1 / 7}[distance]
+    expected = COULOMB_CONSTANT * np.prod(result.charges) * inverse
+    assert abs(expected) > 1e-3
+    assert result.energy - plain.energy == pytest.approx(expected, rel=1e-6)
+
+
+def test_coulomb_of_a_cell_ends_at_the_cutoff(bare):
+    charged = with_term(bare, electrostatics=True)
+    atoms = Atoms("CO", [[0, 0, 0], [0, 3.0, 0]], cell=[20, 20, 20], pbc=True)
+    wanted = ("energy", "charges")
+    [result], [plain] = (p.evaluate(atoms, [(1, 2)], wanted) for p in (charged, bare))
+    expected = COULOMB_CONSTANT * np.prod(result.charges) / 48
+    assert result.energy - plain.energy == pytest.approx(expected, rel=1e-9)
