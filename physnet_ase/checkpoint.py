@@ -121,16 +121,16 @@ def _read_weights(file: Path, metadata: ModelMetadata) -> Params:
 def parameter_shapes(metadata: ModelMetadata) -> dict[str, tuple[int, ...]]:
     """Shapes of all weights of a configuration, by path; nothing is computed."""
     import jax
+    import jax.numpy as jnp
 
     from physnet_ase.network.physnet import PhysNet
     from physnet_ase.untrained import random_molecules
 
     graph = random_molecules((1,), [(0, 1)], seed=0)
-    distances = np.ones(len(graph.senders), np.float32)
-    directions = np.ones((len(graph.senders), 3), np.float32)
     network = PhysNet(metadata.config)
+    distances = jnp.ones(len(graph.senders))
     shapes = jax.eval_shape(
-        lambda key: network.init(key, graph, distances, directions), jax.random.key(0)
+        network.init, jax.random.key(0), graph, distances, jnp.ones((len(distances), 3))
     )["params"]
     return {key: leaf.shape for key, leaf in _flatten(shapes).items()}
 
@@ -168,7 +168,8 @@ def save_potential(potential: Potential, path: "str | Path") -> Path:
         (staging / MODEL_FILE).write_text(
             json.dumps(metadata.model_dump(mode="json"), indent=2) + "\n"
         )
-        staging.chmod(0o755)
+        staging.chmod(0o755)  # made private; a model may be installed for everybody
+        (staging / WEIGHTS_FILE).chmod(0o644)
         if target.exists():
             for name in (WEIGHTS_FILE, MODEL_FILE):
                 os.replace(staging / name, target / name)

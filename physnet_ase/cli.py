@@ -1,13 +1,13 @@
 """The command ``physnet-ase``. Heavy imports wait until a command needs them."""
 
-import functools
 import json
-import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from physnet_ase.plain_errors import plain_errors
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -44,7 +44,7 @@ Output = Annotated[
     typer.Option(help="Write structures with results to this file, any ASE format."),
 ]
 
-P = ParamSpec("P")
+_plain = plain_errors("physnet-ase")
 
 
 def main() -> None:
@@ -52,38 +52,8 @@ def main() -> None:
     app()
 
 
-def _plain_errors(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn errors into one line on stderr: code 2 for bad input, 1 for no result."""
-
-    @functools.wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("default", UserWarning)
-                warnings.showwarning = _show_warning
-                command(*args, **kwargs)
-        except typer.Exit:
-            raise
-        except RuntimeError as error:
-            _complain(f"error: {error}")
-            raise typer.Exit(1) from error
-        except (ValueError, OSError, ImportError) as error:
-            _complain(f"error: {error}")
-            raise typer.Exit(2) from error
-
-    return wrapped
-
-
-def _complain(text: str) -> None:
-    typer.echo(f"physnet-ase: {' '.join(text.split())}", err=True)
-
-
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    _complain(f"warning: {message}")
-
-
 @app.command()
-@_plain_errors
+@_plain
 def info(
     model: Annotated[
         str, typer.Argument(help="Model directory or pretrained name.")
@@ -102,7 +72,7 @@ def info(
 
 
 @app.command()
-@_plain_errors
+@_plain
 def energy(
     structure: Structure,
     model: Model = DEFAULT_MODEL,
@@ -126,7 +96,7 @@ def energy(
 
 
 @app.command()
-@_plain_errors
+@_plain
 def optimize(
     structure: Structure,
     model: Model = DEFAULT_MODEL,
@@ -166,7 +136,7 @@ def optimize(
 
 
 @app.command()
-@_plain_errors
+@_plain
 def states(
     structure: Structure,
     model: Model = DEFAULT_MODEL,
@@ -204,7 +174,7 @@ def states(
 
 
 @app.command()
-@_plain_errors
+@_plain
 def crossing(
     structure: Structure,
     state_a: Annotated[str, typer.Option(help="CHARGE,MULTIPLICITY.")] = "0,1",

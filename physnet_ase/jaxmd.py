@@ -112,6 +112,7 @@ def physnet_neighbor_list(
     ) -> Float[Array, ""]:
         """Energy in eV without references; see :func:`physnet_neighbor_list`."""
         _check_positions(position, potential.dtype, len(numbers))
+        position = jnp.asarray(position)
         charge, multiplicity, usable = state_fn(total_charge, spin_multiplicity)
         usable &= (neighbor.did_buffer_overflow | neighbor.cell_size_too_small) == 0
         kwargs = {} if perturbation is None else {"perturbation": perturbation}

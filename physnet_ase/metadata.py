@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from ase.data import atomic_numbers as ase_atomic_numbers
 from ase.data import chemical_symbols
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from physnet_ase.config import ModelConfig
 from physnet_ase.state import ElectronicState
@@ -60,6 +60,12 @@ class ModelMetadata(BaseModel):
         if unknown or not energies:
             raise ValueError(f"element_energies needs element symbols, got {unknown}")
         return energies
+
+    @model_validator(mode="after")
+    def _no_coulomb_sum(self) -> "ModelMetadata":
+        if not self.config.electrostatics:
+            object.__setattr__(self, "electrostatics", "none")
+        return self
 
     @property
     def elements(self) -> tuple[int, ...]:

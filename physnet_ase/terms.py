@@ -64,6 +64,7 @@ def atomic_terms(
     differentiate through the vectors they pass.
     """
     cutoff = config.cutoff
+    graph = jax.tree.map(jnp.asarray, graph._replace(labels=None))
     distances, safe = _safe_length(displacements, graph.pair_mask, cutoff)
     output = PhysNet(config).apply(
         {"params": params}, graph, distances, safe / distances[:, None]

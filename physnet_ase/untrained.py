@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ase.data import chemical_symbols
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -35,7 +36,8 @@ def initial_parameters(config: ModelConfig, graph: Graph, seed: int) -> Params:
     vectors = vectors - graph.positions[graph.receivers]
     vectors = np.where(graph.pair_mask[:, None], vectors, np.float32(far))
     distances = np.linalg.norm(vectors, axis=1)
-    inputs = (graph, distances, vectors / distances[:, None])
+    directions = vectors / distances[:, None]
+    inputs = jax.tree.map(jnp.asarray, (graph, distances, directions))
     network = PhysNet(config)
     constants = jax.jit(lambda key: network.init(key, *inputs)["params"])
     params = _draw(jax.device_get(constants(jax.random.key(0))), seed)
@@ -62,7 +64,7 @@ def _draw(constants: Params, seed: int) -> Params:
     for shape, keys in kernels.items():
         short, long = sorted(shape)
         stack = _orthonormal_rows(rng.normal(size=(len(keys), short, long)))
-        # orthonormal rows have elements of variance 1/long; Glorot's is 2/(short + long)
+        # elements have variance 1/long in orthonormal rows, 2/(short + long) in Glorot's
         stack *= np.sqrt(2 * long / (short + long))
         for key, rows in zip(keys, stack, strict=True):
             kernel = rows if rows.shape == shape else rows.T

@@ -55,7 +55,7 @@ class StateConditioning(nn.Module):
     """Attention over atoms: each takes a share of the state's vector that suits it.
 
     a_i = softplus(q_i·k/√F), normalised over the molecule, times the value v, through a
-    bias-free residual block (Unke et al., Nat. Commun. 2021, 12, 7273, Eq. 10 and 11).
+    bias-free residual block (Unke et al., Nat. Commun. 2021, 12, 7273).
     """
 
     config: ModelConfig

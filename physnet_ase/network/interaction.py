@@ -9,7 +9,7 @@ from physnet_ase.config import ModelConfig
 
 
 def shifted_softplus(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """σ(x) = ln(eˣ/2 + 1/2), zero at zero (Unke & Meuwly 2019, Eq. 2)."""
+    """σ(x) = ln(eˣ/2 + 1/2), zero at zero (Unke & Meuwly 2019)."""
     return jax.nn.softplus(x) - jnp.log(2.0).astype(x.dtype)
 
 
@@ -24,7 +24,7 @@ def dense(features: int, name: str, *, use_bias: bool = True) -> nn.Dense:
 
 
 class ResidualBlock(nn.Module):
-    """x + W₂ σ(W₁ σ(x) + b₁) + b₂ (Unke & Meuwly 2019, Eq. 4)."""
+    """x + W₂ σ(W₁ σ(x) + b₁) + b₂ (Unke & Meuwly 2019)."""
 
     use_bias: bool = True
 
@@ -44,7 +44,7 @@ def degree_components(
     """Cartesian p and real d harmonics of unit vectors, each set of norm 1.
 
     Sums of products over one set are rotation invariant, so contracting a set with
-    itself gives scalars (Unke et al., Nat. Commun. 2021, 12, 7273, Eq. 9).
+    itself gives scalars (Unke et al., Nat. Commun. 2021, 12, 7273).
     """
     x, y, z = directions[:, 0], directions[:, 1], directions[:, 2]
     sets = []
@@ -68,7 +68,7 @@ def degree_components(
 
 
 class InteractionBlock(nn.Module):
-    """Messages from neighbours, refined and added to the atom (paper, Eq. 5 and 6).
+    """Messages from neighbours, refined and added to the atom (paper, Sec. 2).
 
     The attention mask G g(r) of PhysNet weighs each neighbour's features. With
     ``max_degree`` p- and d-type messages are summed as vectors and tensors and

@@ -33,11 +33,11 @@ class NetworkOutput(NamedTuple):
     charges: Float[Array, " atoms"]  # e, before they are shifted to sum to Q
     spin_populations: Float[Array, " atoms"]  # before they are shifted to sum to 2S
     features: Float[Array, "atoms features"]
-    nonhierarchicality: Float[Array, " atoms"]  # penalty of Eq. 12, per atom
+    nonhierarchicality: Float[Array, " atoms"]  # penalty on growing block outputs
 
 
 class OutputBlock(nn.Module):
-    """Residual blocks and a linear map from features to outputs (paper, Eq. 10)."""
+    """Residual blocks and a linear map from features to outputs (paper, Sec. 2)."""
 
     config: ModelConfig
 

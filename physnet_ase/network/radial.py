@@ -15,7 +15,7 @@ def smooth_cutoff(distance: Float[Array, "*n"], cutoff: float) -> Float[Array, "
     """Polynomial that falls from 1 at 0 to 0 at the cutoff, twice differentiable.
 
     φ(x) = 1 - 6x⁵ + 15x⁴ - 10x³ for x = r / r_c < 1, else 0
-    (Unke & Meuwly 2019, Eq. 8; the Perlin step of Ebert et al.).
+    (Unke & Meuwly 2019).
 
     Args:
         distance: r in Å, not negative.
@@ -26,14 +26,14 @@ def smooth_cutoff(distance: Float[Array, "*n"], cutoff: float) -> Float[Array, "
 
 
 def initial_centers(num_radial: int, cutoff: float) -> tuple[np.ndarray, float]:
-    """Starting centres μ_k in exp(-r/Å) and the common width β (Eq. 7 and its text)."""
+    """Starting centres μ_k in exp(-r/Å) and the common width β."""
     lowest = math.exp(-cutoff)
     centers = np.linspace(lowest, 1.0, num_radial)
     return centers, (2.0 / num_radial * (1.0 - lowest)) ** -2
 
 
 class RadialBasis(nn.Module):
-    """g_k(r) = φ(r) exp(-β_k (exp(-r/Å) - μ_k)²), Unke & Meuwly 2019, Eq. 7.
+    """g_k(r) = φ(r) exp(-β_k (exp(-r/Å) - μ_k)²) (Unke & Meuwly 2019).
 
     Centres and widths are trained, kept positive by a softplus as in the paper's code.
     """

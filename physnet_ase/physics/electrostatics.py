@@ -14,7 +14,7 @@ def shift_to_total(
 ) -> Float[Array, " atoms"]:
     """Spread the missing amount evenly so that a molecule's values sum to ``total``.
 
-    q_i ← q_i - (Σq - Q)/N (Unke & Meuwly 2019, Eq. 14).
+    q_i ← q_i - (Σq - Q)/N (Unke & Meuwly 2019).
     """
     num_molecules = total.shape[0]
 
@@ -32,7 +32,7 @@ def shift_to_total(
 def damped_inverse(
     distance: Float[Array, " pairs"], cutoff: float
 ) -> Float[Array, " pairs"]:
-    """1/r, damped to 1/sqrt(r² + 1) at short range (Unke & Meuwly 2019, Eq. 13).
+    """1/r, damped to 1/sqrt(r² + 1) at short range (Unke & Meuwly 2019).
 
     The exact law holds beyond half the cutoff; below it φ(2r) mixes in the damped
     form, which is finite at r = 0. Result in 1/Å, ``distance`` in Å and positive.
@@ -46,7 +46,8 @@ def shifted_inverse(
 ) -> Float[Array, " pairs"]:
     """Damped 1/r whose value and slope reach zero at the cutoff, for periodic cells.
 
-    Beyond half the cutoff it is 1/r + r/r_c² - 2/r_c (Unke & Meuwly 2019, Eq. 15).
+    Beyond half the cutoff it is 1/r + r/r_c² - 2/r_c, the shifted force of Fennell &
+    Gezelter (J. Chem. Phys. 2006, 124, 234104) without their damping.
     """
     inverse = damped_inverse(distance, cutoff) + distance / cutoff**2 - 2.0 / cutoff
     return jnp.where(distance < cutoff, inverse, 0.0)

@@ -55,8 +55,8 @@ def test_gain_and_loss_of_electrons_have_weights_of_their_own():
 def test_signal_is_zero_for_the_neutral_singlet_only(conditioning, kind):
     graph = conditioning_graph()
     signal = StateSignal(ModelConfig(conditioning=conditioning, **SIZES), kind)
-    variables = random_params(signal, graph, jnp.float32)
-    found = np.asarray(signal.apply(variables, graph, jnp.float32))
+    variables = random_params(signal, graph, np.dtype("float32"))
+    found = np.asarray(signal.apply(variables, graph, np.dtype("float32")))
     width = {
         "attention": {"charge": 2, "spin": 1},
         "embedding": {"charge": 3, "spin": 5},

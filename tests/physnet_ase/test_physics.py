@@ -7,6 +7,7 @@ import pytest
 from ase import Atoms
 
 from physnet_ase.config import ModelConfig
+from physnet_ase.graph import Graph
 from physnet_ase.physics.electrostatics import (
     coulomb_energies,
     damped_inverse,
@@ -58,12 +59,12 @@ def test_coulomb_energy_of_ions_by_hand():
 
 
 def test_shift_to_total_spreads_the_difference_evenly():
-    class OneMolecule:
-        molecule_index = jnp.asarray([0, 0, 1, 1])
-        atom_mask = jnp.asarray([True, True, True, False])
-
+    graph = Graph(**dict.fromkeys(Graph._fields))._replace(
+        molecule_index=jnp.asarray([0, 0, 1, 1]),
+        atom_mask=jnp.asarray([True, True, True, False]),
+    )
     values = jnp.asarray([0.5, 0.1, 0.25, 9.0])
-    shifted = shift_to_total(values, jnp.asarray([1, -1]), OneMolecule)
+    shifted = shift_to_total(values, jnp.asarray([1, -1]), graph)
     np.testing.assert_allclose(shifted, [0.7, 0.3, -1.0, 0.0], atol=1e-6)
 
 

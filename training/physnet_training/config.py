@@ -52,13 +52,15 @@ class SplitConfig(_Section):
 
 
 class LossConfig(_Section):
-    """Weights of the loss terms (Unke & Meuwly 2019, Eq. 11; here in eV, Å, e)."""
+    """Weights of the loss terms (Unke & Meuwly 2019; here in eV, Å, e)."""
 
     energy: float = Field(1.0, ge=0, description="per eV")
     forces: float = Field(52.9177, ge=0, description="per eV/Å")
     dipole: float = Field(27.2114, ge=0, description="per e·Å")
     charges: float = Field(14.3996, ge=0, description="per e")
-    spin_populations: float = Field(14.3996, ge=0, description="per electron")
+    spin_populations: float = Field(
+        14.3996, ge=0, description="per electron; needs model.spin_populations"
+    )
     nonhierarchicality: float = Field(0.01, ge=0)
     huber_delta: float = Field(
         0.0, ge=0, description="errors below it count quadratically; 0 is plain |error|"

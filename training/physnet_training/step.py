@@ -64,6 +64,10 @@ class Trainable(NamedTuple):
 
 def build(recipe: Recipe, params: Params) -> Trainable:
     """Compile-ready step and prediction for initial parameters ``params``."""
+    weights_of_loss = recipe.loss
+    if not recipe.model.spin_populations:
+        # labels that happen to be there must not shape what is never reported
+        weights_of_loss = recipe.loss.model_copy(update={"spin_populations": 0.0})
     flat, unravel = ravel_pytree(jax.tree.map(jnp.asarray, params))
     optimizer, config = make_optimizer(recipe.optimizer), recipe.model
     # a copy: the step donates its input, which must not be the average's buffer
@@ -73,8 +77,8 @@ def build(recipe: Recipe, params: Params) -> Trainable:
 
     def loss_fn(weights: jax.Array, graph: Graph) -> tuple[jax.Array, dict[str, Any]]:
         terms, forces = terms_and_forces(config, unravel(weights), graph)
-        parts = loss_terms(recipe.loss, terms, forces, graph)
-        return total_loss(recipe.loss, parts), parts
+        parts = loss_terms(weights_of_loss, terms, forces, graph)
+        return total_loss(weights_of_loss, parts), parts
 
     def step(state: TrainState, graph: Graph) -> tuple[TrainState, dict[str, Any]]:
         (loss, parts), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
@@ -88,7 +92,7 @@ def build(recipe: Recipe, params: Params) -> Trainable:
         average = decay * state.average + (1.0 - decay) * weights
         metrics = {
             "loss": loss,
-            "gradient_norm": optax.global_norm(gradient),
+            "gradient_norm": jnp.linalg.norm(gradient),
             **parts,
         }
         return TrainState(count, weights, average, moments), metrics

@@ -1,0 +1,109 @@
+"""Evaluation and gaps agree with what the potential says molecule by molecule."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from physnet_training.convert import convert
+from physnet_training.evaluate import error_row, evaluate_potential
+from physnet_training.ladders import compare_gaps, find_ladders, gap_errors
+from physnet_training.loader import PackedMemmapLoader
+from physnet_training.packed import PackedDataset
+
+from physnet_ase.config import ModelConfig
+from physnet_ase.potential import Potential
+from physnet_ase.state import ElectronicState
+from physnet_ase.untrained import untrained_potential
+
+DATA = Path(__file__).parents[2] / "training" / "data" / "states_dft"
+STATES = [(q, m) for q in (-1, 0, 1) for m in (1, 2, 3, 4)]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
+    target = tmp_path_factory.mktemp("data") / "ladders"
+    convert(DATA / "ladders.npz", target)
+    return PackedDataset.open(target)
+
+
+@pytest.fixture(scope="module")
+def potential() -> Potential:
+    config = ModelConfig(num_features=8, num_radial=8, num_blocks=1, cutoff=5.0)
+    return untrained_potential(config, elements=(1, 6, 7, 8, 9), states=STATES)
+
+
+def test_errors_are_those_of_the_public_potential(
+    dataset: PackedDataset, potential: Potential
+) -> None:
+    rows = np.arange(0, len(dataset), 7)
+    loader = PackedMemmapLoader(dataset, 16).subset(rows, shuffle=False)
+    table = evaluate_potential(potential, loader).errors()
+    errors, forces = [], []
+    for ladder in find_ladders(dataset, np.arange(len(dataset))):
+        atoms = ladder.atoms()
+        for row, state in zip(ladder.rows, ladder.energies, strict=True):
+            if row in rows:
+                (result,) = potential.evaluate(atoms, states=[state])
+                errors.append(result.energy - ladder.energies[state])
+                label = dataset.take("forces", dataset.atom_rows(np.array([row])))
+                forces.append((result.forces - label).ravel())
+    assert table[0]["molecules"] == len(rows) == len(errors)
+    assert table[0]["energy_mae_ev"] == pytest.approx(np.mean(np.abs(errors)), rel=1e-5)
+    rmse = np.sqrt(np.mean(np.concatenate(forces) ** 2))
+    assert table[0]["forces_rmse_ev_per_angstrom"] == pytest.approx(rmse, rel=1e-4)
+    assert sum(row["molecules"] for row in table[1:]) == len(rows)
+
+
+def test_missing_labels_give_no_number_instead_of_zero() -> None:
+    nothing = np.full(2, np.nan)
+    values = {
+        "state": np.array([[0, 1], [1, 2]]),
+        "size": np.array([1, 1]),
+        "energy": np.array([1.0, 2.0]),
+        "energy_label": np.array([0.5, np.nan]),
+        "atom_state": np.array([[0, 1], [1, 2]]),
+        "forces": np.zeros((2, 3)),
+        "forces_label": np.full((2, 3), np.nan),
+        "charges": np.zeros(2),
+        "charges_label": nothing,
+    }
+    row = error_row(values, None)
+    assert row["energy_mae_ev"] == pytest.approx(0.5)
+    assert row["forces_mae_ev_per_angstrom"] is None
+    assert error_row(values, (1, 2))["energy_mae_ev"] is None
+
+
+def test_unknown_state_names_dataset_and_molecule(dataset: PackedDataset) -> None:
+    config = ModelConfig(num_features=8, num_radial=8, num_blocks=1, cutoff=5.0)
+    narrow = untrained_potential(config, elements=(1, 6, 7, 8, 9), states=[(0, 1)])
+    with pytest.raises(ValueError, match=r"ladders, molecule 1: .*not trained on"):
+        evaluate_potential(narrow, PackedMemmapLoader(dataset, 16, shuffle=False))
+
+
+def test_gaps_use_the_states_that_the_labels_define(
+    dataset: PackedDataset, potential: Potential
+) -> None:
+    ladders = find_ladders(dataset, np.arange(len(dataset)))
+    assert len(ladders) == 84  # two or three geometries of each of 29 molecules
+    water = next(ladder for ladder in ladders if ladder.name == "H2O")
+    neutral, cation = ElectronicState(0, 1), ElectronicState(1, 2)
+    assert water.gap_states()["ionization_energy"] == (cation, neutral)
+    gap = next(
+        c for c in compare_gaps(potential, [water]) if c.kind == "ionization_energy"
+    )
+    energies = [
+        result.energy
+        for result in potential.evaluate(water.atoms(), states=[cation, neutral])
+    ]
+    assert gap.model == pytest.approx(energies[0] - energies[1], abs=1e-5)
+    assert gap.reference == pytest.approx(12.6, abs=0.5)  # water, eV
+
+
+def test_unbound_anions_do_not_enter_the_affinity_errors(
+    dataset: PackedDataset, potential: Potential
+) -> None:
+    ladders = find_ladders(dataset, np.arange(len(dataset)))
+    found = compare_gaps(potential, ladders)
+    bound = [c for c in found if c.kind == "electron_affinity" and c.reference > 0.2]
+    assert gap_errors(found)["electron_affinity"]["count"] == len(bound)
+    assert 0 < len(bound) < sum(c.kind == "electron_affinity" for c in found)

@@ -1,0 +1,115 @@
+"""physnet-train as a person types it: what it prints, writes and refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+from physnet_training.cli import app
+from typer.testing import CliRunner
+
+DATA = Path(__file__).parents[2] / "training" / "data" / "states_dft"
+RECIPES = sorted((Path(__file__).parents[2] / "training" / "recipes").glob("*.toml"))
+RECIPE = """
+name = "tiny"
+[model]
+num_features = 8
+num_radial = 8
+num_blocks = 1
+cutoff = 5.0
+[split]
+kind = "geometry"
+holdout_groups = ["NH2"]
+[optimizer]
+steps = 20
+batch_size = 16
+validate_every = 10
+"""
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("data") / "ladders"
+    found = CliRunner().invoke(app, ["convert", str(DATA / "ladders.npz"), str(target)])
+    assert found.exit_code == 0, found.output
+    assert "491 molecules" in found.output
+    return target
+
+
+def test_convert_train_evaluate_inspect(packed: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(RECIPE)
+    run, runner = tmp_path / "run", CliRunner()
+    done = runner.invoke(
+        app, ["train", str(recipe), "--out", str(run), "--data", str(packed)]
+    )
+    assert done.exit_code == 0, done.output
+    report = json.loads((run / "evaluation.json").read_text())
+    assert report["test"][0]["molecules"] == 18  # NH2: three geometries, six states
+    errors = tmp_path / "errors.json"
+    done = runner.invoke(
+        app, ["evaluate", str(run / "model"), str(packed), "--json", str(errors)]
+    )
+    assert done.exit_code == 0, done.output
+    assert json.loads(errors.read_text())["errors"][0]["molecules"] == 491
+    done = runner.invoke(app, ["inspect", str(packed), "--verify", "--json"])
+    assert done.exit_code == 0, done.output
+    content = json.loads(done.stdout)
+    assert content["num_molecules"] == 491
+    assert content["labels"]["forces"] == 491
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_shipped_recipes_are_valid(recipe: Path) -> None:
+    from physnet_training.config import load_recipe
+
+    loaded = load_recipe(recipe)
+    assert loaded.name
+    assert all(Path(source).is_file() for source in loaded.data.sources)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[optimizer]\nstep = 5", "optimizer.step: Extra inputs"),
+        ("[optimizer]\nsteps = 0", "optimizer.steps: Input should be greater"),
+        ("[model]\npreset = 'huge'", "must be one of"),
+        ("[split]\nkind = 'permutation'", "num_train and num_validation"),
+        ("name = ", "is not valid TOML"),
+    ],
+)
+def test_a_bad_recipe_is_one_line_that_names_the_key(
+    content: str, message: str, packed: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "bad.toml"
+    recipe.write_text(content)
+    run = tmp_path / "run"
+    done = CliRunner().invoke(
+        app, ["train", str(recipe), "--out", str(run), "--data", str(packed)]
+    )
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert "bad.toml" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not run.exists()
+
+
+def test_recipe_without_data_says_how_to_give_it(tmp_path: Path) -> None:
+    recipe = tmp_path / "nodata.toml"
+    recipe.write_text("name = 'x'")
+    done = CliRunner().invoke(
+        app, ["train", str(recipe), "--out", str(tmp_path / "run")]
+    )
+    assert done.exit_code == 2
+    assert "--data" in done.stderr
+
+
+def test_resume_without_a_run_is_refused(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["resume", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "is not a training run" in done.stderr
+
+
+def test_unknown_model_lists_the_pretrained_ones(packed: Path) -> None:
+    done = CliRunner().invoke(app, ["evaluate", "no-such-model", str(packed)])
+    assert done.exit_code == 2
+    assert "states-dft-small" in done.stderr
