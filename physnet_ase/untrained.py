@@ -64,7 +64,7 @@ def _draw(constants: Params, seed: int) -> Params:
     for shape, keys in kernels.items():
         short, long = sorted(shape)
         stack = _orthonormal_rows(rng.normal(size=(len(keys), short, long)))
-        # elements have variance 1/long in orthonormal rows, 2/(short + long) in Glorot's
+        # from variance 1/long, that of orthonormal rows, to Glorot's 2/(short + long)
         stack *= np.sqrt(2 * long / (short + long))
         for key, rows in zip(keys, stack, strict=True):
             kernel = rows if rows.shape == shape else rows.T
