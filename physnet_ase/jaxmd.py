@@ -8,11 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax_md import partition
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from physnet_ase.graph import Graph
+from physnet_ase.jaxmd_checks import (
+    StateCheck,
+    atomic_numbers,
+    check_box,
+    check_displacement,
+    check_positions,
+)
 from physnet_ase.potential import Potential
-from physnet_ase.state import ElectronicState, num_electrons
 from physnet_ase.terms import atomic_terms
 
 EnergyFn = Callable[..., Float[Array, ""]]
@@ -66,7 +72,7 @@ def physnet_neighbor_list(
             The energy function raises it for positions of another dtype or shape, and
             for concrete states and boxes that are refused.
     """
-    numbers = _atomic_numbers(species)
+    numbers = atomic_numbers(species)
     if jax.dtypes.canonicalize_dtype(potential.dtype) != potential.dtype:
         raise ValueError(
             "the potential computes in float64 but JAX does not: call "
@@ -82,9 +88,9 @@ def physnet_neighbor_list(
     cutoff = potential.config.cutoff
     if box is not None:
         box = jnp.asarray(box, potential.dtype)
-        _check_box(box, cutoff)
-    _check_displacement(displacement_fn, box, potential.dtype, fractional_coordinates)
-    state_fn = _StateCheck(potential, numbers, allow_unseen_states)
+        check_box(box, cutoff)
+    check_displacement(displacement_fn, box, potential.dtype, fractional_coordinates)
+    state_fn = StateCheck(potential, numbers, allow_unseen_states)
     state_fn(total_charge, spin_multiplicity)
     if box is None:
         # Open systems have no cells to sort into; jax-md then reads no box at all.
@@ -98,9 +104,21 @@ def physnet_neighbor_list(
         **neighbor_kwargs,
     )
     neighbor_fn = _comparable(neighbor_fn)
-    params = jax.tree.map(jnp.asarray, potential.params)
-    defaults = (total_charge, spin_multiplicity)
+    defaults = state_fn, (total_charge, spin_multiplicity)
     periodic = box is not None
+    return neighbor_fn, _energy_fn(displacement_fn, potential, defaults, periodic)
+
+
+def _energy_fn(
+    displacement_fn: Callable[..., Any],
+    potential: Potential,
+    state: tuple[StateCheck, tuple[Any, Any]],
+    periodic: bool,
+) -> EnergyFn:
+    """Close the energy over weights, atomic numbers and the default state."""
+    state_fn, defaults = state
+    numbers, cutoff = state_fn.numbers, potential.config.cutoff
+    params = jax.tree.map(jnp.asarray, potential.params)
 
     def energy_fn(
         position: Float[Array, "atoms 3"],
@@ -111,13 +129,13 @@ def physnet_neighbor_list(
         perturbation: Any = None,
     ) -> Float[Array, ""]:
         """Energy in eV without references; see :func:`physnet_neighbor_list`."""
-        _check_positions(position, potential.dtype, len(numbers))
+        check_positions(position, potential.dtype, len(numbers))
         position = jnp.asarray(position)
         charge, multiplicity, usable = state_fn(total_charge, spin_multiplicity)
         usable &= (neighbor.did_buffer_overflow | neighbor.cell_size_too_small) == 0
         kwargs = {} if perturbation is None else {"perturbation": perturbation}
         if box is not None:
-            usable &= _check_box(box, cutoff)
+            usable &= check_box(box, cutoff)
             kwargs["box"] = box
         graph = _graph(numbers, neighbor, (charge, multiplicity), periodic=periodic)
         vector_fn = jax.vmap(partial(displacement_fn, **kwargs))
@@ -132,7 +150,7 @@ def physnet_neighbor_list(
         poison = jnp.where(usable, 1.0, jnp.nan)
         return (jnp.sum(terms.energies) * poison).astype(potential.dtype)
 
-    return neighbor_fn, energy_fn
+    return energy_fn
 
 
 def _comparable(neighbor_fn: partition.NeighborListFns) -> partition.NeighborListFns:
@@ -176,124 +194,3 @@ def _graph(
         periodic=np.full(1, periodic),
     )
     return jax.tree.map(jnp.asarray, graph)
-
-
-class _StateCheck:
-    """Refuses bad states: concrete ones by raising, traced ones by returning False."""
-
-    def __init__(
-        self, potential: Potential, numbers: np.ndarray, allow_unseen_states: bool
-    ) -> None:
-        self.potential, self.numbers = potential, numbers
-        self.allow_unseen_states = allow_unseen_states
-
-    def __call__(
-        self, charge: Any, multiplicity: Any
-    ) -> tuple[Int[Array, ""], Int[Array, ""], Bool[Array, ""]]:
-        """Return charge and multiplicity as int32 scalars, and whether they may be."""
-        traced = isinstance(charge, jax.core.Tracer) or isinstance(
-            multiplicity, jax.core.Tracer
-        )
-        if not traced:
-            state = ElectronicState(charge, multiplicity)
-            self.potential.check(
-                self.numbers, state, allow_unseen_states=self.allow_unseen_states
-            )
-            charge, multiplicity = state.charge, state.multiplicity
-        charge, multiplicity = jnp.asarray(charge), jnp.asarray(multiplicity)
-        q, m = charge.astype(jnp.int32), multiplicity.astype(jnp.int32)
-        allowed = (q == charge) & (m == multiplicity) if traced else jnp.asarray(True)
-        return q, m, allowed & self._allowed(q, m)
-
-    def _allowed(self, q: Int[Array, ""], m: Int[Array, ""]) -> Bool[Array, ""]:
-        """What ``potential.check`` refuses, as array operations."""
-        electrons, unpaired = num_electrons(self.numbers, 0) - q, m - 1
-        possible = (unpaired >= 0) & (unpaired <= electrons)
-        possible &= (electrons - unpaired) % 2 == 0
-        if self.allow_unseen_states:
-            charges = self.potential.config.charge_range
-            spins = self.potential.config.spin_range
-            known = (q >= charges[0]) & (q <= charges[1])
-            return possible & known & (m >= spins[0]) & (m <= spins[1])
-        seen = [(q == s.charge) & (m == s.multiplicity) for s in self.potential.states]
-        return possible & jnp.any(jnp.stack(seen))
-
-
-def _atomic_numbers(species: Any) -> np.ndarray:
-    numbers = np.asarray(species)
-    if numbers.ndim != 1 or not len(numbers) or numbers.dtype.kind not in "iu":
-        raise ValueError(
-            "species must be the atomic numbers, integers of shape (N,), got "
-            f"{numbers.dtype} of shape {numbers.shape}"
-        )
-    return numbers.astype(np.int32)
-
-
-def _check_positions(position: Any, dtype: np.dtype[Any], count: int) -> None:
-    if position.dtype != dtype:
-        raise ValueError(
-            f"positions are {position.dtype} but the potential computes in {dtype}: "
-            f'pass positions.astype("{dtype}"), or build the energy function from a '
-            "potential of their dtype (potential.astype, float32 or float64)"
-        )
-    if position.shape != (count, 3):
-        raise ValueError(
-            f"positions must have shape ({count}, 3) for {count} species, got "
-            f"{position.shape}; use jax.vmap over replicas"
-        )
-
-
-def _check_box(box: Any, cutoff: float) -> Any:
-    """Whether the box is twice the cutoff thick; raise if a concrete one is not."""
-    traced = isinstance(box, jax.core.Tracer)
-    # Inside jit, jax.numpy would trace a concrete box too: nothing could raise then.
-    xp: Any = jnp if traced else np
-    box = xp.asarray(box)
-    if box.shape not in ((), (3,), (3, 3)):
-        raise ValueError(
-            "box must be a length, three lengths or a 3x3 matrix in Å, got shape "
-            f"{box.shape}"
-        )
-    matrix = box if box.ndim == 2 else xp.diag(xp.broadcast_to(box, (3,)))
-    edges = (1, 2, 0), (2, 0, 1)
-    faces = xp.cross(matrix[:, edges[0]], matrix[:, edges[1]], axis=0)
-    areas = xp.sqrt(xp.sum(faces**2, axis=0))
-    thickness = xp.min(xp.abs(xp.linalg.det(matrix)) / xp.maximum(areas, 1e-12))
-    wide = thickness >= 2.0 * cutoff
-    if not traced and not wide:
-        raise ValueError(
-            f"the box is {float(thickness):.3f} Å thick; a cutoff of {cutoff} Å needs "
-            f"at least {2.0 * cutoff} Å, as jax-md sees only the nearest image. Repeat "
-            "the cell, or use the ASE calculator, which counts all images"
-        )
-    return wide
-
-
-def _check_displacement(
-    displacement_fn: Callable[..., Any],
-    box: Any,
-    dtype: np.dtype[Any],
-    fractional_coordinates: bool,
-) -> None:
-    """Refuse a periodic displacement without a box, and a box without periodicity."""
-    origin = jnp.zeros(3, dtype)
-    if box is None:
-        far = jnp.asarray([1e3, 1e3, 1e3], dtype)
-        length = float(jnp.linalg.norm(displacement_fn(far, origin)))
-        if not np.isclose(length, 1e3 * 3**0.5, rtol=1e-3):
-            raise ValueError(
-                "displacement_fn wraps distances but box is None; pass its box, or use "
-                "jax_md.space.free() for an open system"
-            )
-        return
-    matrix = box if box.ndim == 2 else jnp.diag(jnp.broadcast_to(box, (3,)))
-    image = (
-        jnp.ones(3, dtype) if fractional_coordinates else matrix @ jnp.ones(3, dtype)
-    )
-    length = float(jnp.linalg.norm(displacement_fn(image, origin)))
-    if length > 1e-2 * float(jnp.max(jnp.abs(matrix))):
-        raise ValueError(
-            f"an atom and its image are {length:.3f} Å apart under displacement_fn; it "
-            "must be periodic in the same box (and the same kind of coordinates); pass "
-            "box=None with jax_md.space.free()"
-        )
