@@ -18,6 +18,8 @@ _cache = Path(__file__).resolve().parents[1] / ".cache" / "jax"
 _cache /= f"{platform.node()}-{_worker}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+# XLA complains, in a page of text per program, about tuning flags of cached code.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 # Its assertions are to be explained like those of the test files.

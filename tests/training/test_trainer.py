@@ -38,7 +38,7 @@ def make_recipe(**optimizer: Any) -> Recipe:
     content = {
         "name": "tiny",
         "model": TINY,
-        "loss": {"energy": 1.0, "forces": 5.0},
+        "loss": {"energy": 1.0, "forces": 5.0, "dipole": 0.0, "charges": 0.0},
         "optimizer": options | optimizer,
     }
     return recipe_from(content, "test")
