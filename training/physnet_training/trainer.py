@@ -191,7 +191,11 @@ class Trainer:
                 "seconds": round(self.seconds, 1),
                 "training_molecules": len(self.split.train),
                 "validation_molecules": len(self.split.validation),
-                "recipe": self.recipe.model_dump(mode="json", exclude={"model"}),
+                # names only: a model travels, the folders it was made in do not
+                "data": [Path(source).name for source in self.recipe.data.sources],
+                "recipe": self.recipe.model_dump(
+                    mode="json", exclude={"model", "data"}
+                ),
             }
             metadata = self.metadata.model_copy(
                 update={"training": training, "validation_errors": table}
