@@ -34,6 +34,47 @@ GAPS = {
 }
 
 
+TEMPLATE = """# {name}
+
+A small charge- and spin-conditioned PhysNet for H, C, N, O, F molecules of one or two
+heavy atoms, with {weights} weights. It serves to try the package and for the molecules
+it was trained on; it is not a model of chemistry at large.
+
+* Made by `physnet-train train training/recipes/states_dft_small.toml --out RUN` from
+  `training/data/states_dft` (wB97X/def2-SVPD, 34 species): {labels} labels. Of
+  {all_steps} steps on two shared CPU cores, step {steps} ({minutes} minutes in) had the
+  lowest validation loss and was kept.
+* States seen, as (charge, 2S+1): {states}.
+  Others are refused.
+* Not trained on: 10 % of the geometries (seed {seed}; all states of one geometry stay
+  together), which chose the step that was kept; and every geometry of five molecules,
+  {held}, which chose nothing.
+* Licence: Apache-2.0, as the package; the data was made for this project.
+
+Errors in meV and meV/Å, measured by `python benchmarks/model_card.py`.
+
+## Geometries not trained on, of molecules it knows
+
+{validation}
+
+## Molecules not trained on
+
+{test}
+
+## Limits
+
+* A molecule it was not trained on can be wrong by more than an electronvolt, as the last
+  tables show: do not trust a gap of a molecule that is not in the data.
+* Some labels cannot be learned: where a symmetric geometry has a degenerate state (the
+  cation of methane at its tetrahedron), the DFT solution breaks the symmetry and the
+  forces with it. They make the large RMSE of forces in high-spin ions.
+* Labels of anions that are not bound (electron affinity below 0.2 eV) are artefacts of
+  the basis set, and the model has learned them.
+* Singlets are spin-restricted: those of O2 and its kind lie too high.
+* Charges follow the dipole labels, spin populations the Mulliken ones.
+"""
+
+
 def measure(potential: Potential, dataset: PackedDataset, rows: np.ndarray) -> str:
     """Tables of energy, force and gap errors of some molecules, in Markdown."""
     loader = PackedMemmapLoader(dataset, 128).subset(rows, shuffle=False)
@@ -75,43 +116,20 @@ def _mev(value: float | None) -> str:
 def write_card(potential: Potential, recipe: Recipe, tables: dict[str, str]) -> None:
     """Write the card next to the weights."""
     training: dict[str, Any] = potential.metadata.training
-    weights = sum(array.size for array in _leaves(potential.params))
-    held = ", ".join(recipe.split.holdout_groups)
     states = ", ".join(f"({s.charge}, {s.multiplicity})" for s in potential.states)
-    CARD.write_text(f"""# {NAME}
-
-A small charge- and spin-conditioned PhysNet for H, C, N, O, F molecules of one or two
-heavy atoms, with {weights:,} weights. It serves to try the package and for the molecules
-it was trained on; it is not a model of chemistry at large.
-
-* Trained on `training/data/states_dft` (wB97X/def2-SVPD, 34 species), {training["training_molecules"]:,}
-  labels, {training["steps"]:,} steps, {training["seconds"] / 60:.0f} minutes on two shared CPU cores, by
-  `physnet-train train training/recipes/states_dft_small.toml --out runs/{NAME}`.
-* States seen, as (charge, 2S+1): {states}. Others are refused.
-* Not trained on: 10 % of the geometries (seed {recipe.split.seed}; all states of a geometry stay
-  together), and every geometry of five molecules: {held}.
-  The held-out geometries also chose the step that was kept; the molecules chose nothing.
-* Licence: Apache-2.0, as the package; the data was made for this project.
-
-Errors below in meV and meV/Å, measured by `python benchmarks/model_card.py`.
-
-## Geometries not trained on
-
-{tables["validation"]}
-
-## Molecules not trained on
-
-{tables["test"]}
-
-## Limits
-
-* A molecule unlike the 29 trained ones can be wrong by more than an electronvolt, as the
-  second table shows: do not trust a gap of a molecule that is not in the data.
-* Labels of anions that are not bound (electron affinity below 0.2 eV) are artefacts of
-  the basis set, and the model has learned them.
-* Singlets are spin-restricted: for O2 and its kind they lie too high.
-* Charges follow the dipole labels and spin populations the Mulliken ones.
-""")
+    facts = {
+        "name": NAME,
+        "weights": f"{sum(array.size for array in _leaves(potential.params)):,}",
+        "labels": f"{training['training_molecules']:,}",
+        "steps": f"{training['steps']:,}",
+        "minutes": f"{training['seconds'] / 60:.0f}",
+        "all_steps": f"{recipe.optimizer.steps:,}",
+        "seed": recipe.split.seed,
+        "states": states,
+        "held": ", ".join(recipe.split.holdout_groups),
+        **tables,
+    }
+    CARD.write_text(TEMPLATE.format(**facts))
 
 
 def _leaves(tree: Any) -> list[np.ndarray]:

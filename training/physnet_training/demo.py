@@ -25,7 +25,7 @@ from physnet_ase.state import ElectronicState
 from physnet_training.config import load_recipe
 from physnet_training.display import TrainingBar, error_table
 from physnet_training.gap_report import compare, gap_rows, gap_table, summary_lines
-from physnet_training.ladders import Ladder, find_ladders
+from physnet_training.ladders import Ladder, find_ladders, frames_by_energy
 from physnet_training.run import finish, open_data, with_overrides
 from physnet_training.splits import Split
 from physnet_training.trainer import prepare
@@ -152,7 +152,7 @@ def run(out: Path, steps: int | None, console: Console) -> dict[str, Any]:
         shutil.copy(out / "run" / name, out / name)
 
     console.rule("Relaxation with ASE")
-    molecule = next(ladder for ladder in ladders if ladder.name == RELAXED)
+    molecule = frames_by_energy(ladders)[RELAXED][0]
     relaxed = relax_states(molecule, potential, out)
     print_relaxation(relaxed, console)
     console.rule("Ionization energy, electron affinity, singlet–triplet gap")

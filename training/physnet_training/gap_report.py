@@ -17,6 +17,7 @@ from physnet_training.ladders import (
     GapComparison,
     Ladder,
     compare_gaps,
+    frames_by_energy,
     gap_errors,
 )
 
@@ -126,12 +127,10 @@ def gap_rows(
         potential: The model in question.
         other: The model it is compared with.
     """
-    first: dict[str, Ladder] = {}
-    for ladder in ladders:
-        first.setdefault(ladder.name, ladder)
+    frames = frames_by_energy(ladders)
     rows = []
     for name in MOLECULES:
-        ladder = first[name]
+        ladder = frames[name][0]
         pairs: list[tuple[GapComparison, GapComparison]] = list(
             zip(
                 compare_gaps(potential, [ladder]),

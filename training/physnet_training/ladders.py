@@ -90,6 +90,22 @@ def find_ladders(dataset: PackedDataset, rows: NDArray[np.int64]) -> list[Ladder
     return ladders
 
 
+def frames_by_energy(ladders: list[Ladder]) -> dict[str, list[Ladder]]:
+    """Each molecule's geometries, by the energy of its neutral ground state.
+
+    The first is the relaxed one wherever the data holds it.
+    """
+    frames: dict[str, list[Ladder]] = defaultdict(list)
+    for ladder in ladders:
+        frames[ladder.name].append(ladder)
+    return {name: sorted(group, key=_ground_energy) for name, group in frames.items()}
+
+
+def _ground_energy(ladder: Ladder) -> float:
+    neutral = [energy for state, energy in ladder.energies.items() if not state.charge]
+    return min(neutral, default=float("inf"))
+
+
 @dataclass(frozen=True)
 class GapComparison:
     """One vertical gap of one geometry, in eV."""
