@@ -63,8 +63,8 @@ Errors in meV and meV/Å, measured by `python benchmarks/model_card.py`.
 
 ## Limits
 
-* A molecule it was not trained on can be wrong by more than an electronvolt, as the last
-  tables show: do not trust a gap of a molecule that is not in the data.
+* A molecule it was not trained on can be wrong by more than an electronvolt, as the
+  last tables show: do not trust a gap of a molecule that is not in the data.
 * Some labels cannot be learned: where a symmetric geometry has a degenerate state (the
   cation of methane at its tetrahedron), the DFT solution breaks the symmetry and the
   forces with it. They make the large RMSE of forces in high-spin ions.

@@ -46,7 +46,7 @@ def chosen_rows(dataset: PackedDataset, frame: int) -> np.ndarray:
 def main() -> None:
     """Train, evaluate, print, and write the result next to this script."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=15000)
+    parser.add_argument("--steps", type=int, default=24000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         packed = Path(folder) / "ladders"
@@ -60,6 +60,7 @@ def main() -> None:
                 "loss": {"energy": 1.0, "forces": 50.0, "dipole": 0.0, "charges": 0.0},
                 "optimizer": {
                     "steps": options.steps,
+                    "learning_rate": 2e-3,
                     "batch_size": len(rows),
                     "validate_every": 3000,
                 },

@@ -15,8 +15,8 @@ from physnet_ase.jaxmd_checks import (
     StateCheck,
     atomic_numbers,
     check_box,
-    check_displacement,
     check_positions,
+    is_periodic,
 )
 from physnet_ase.potential import Potential
 from physnet_ase.terms import atomic_terms
@@ -56,7 +56,7 @@ def physnet_neighbor_list(
     Args:
         displacement_fn: From ``jax_md.space``; ``free()`` for open systems.
         box: jax-md's box in Å: a number, three lengths, or a matrix with the lattice
-            vectors as columns. ``None`` for open systems.
+            vectors as columns. ``None`` for open systems, which need none.
         potential: The model; its dtype is the dtype of positions.
         species: Atomic numbers, shape (N,).
         total_charge: Charge in e where the call gives none.
@@ -89,15 +89,17 @@ def physnet_neighbor_list(
     if box is not None:
         box = jnp.asarray(box, potential.dtype)
         check_box(box, cutoff)
-    check_displacement(displacement_fn, box, potential.dtype, fractional_coordinates)
+    periodic = is_periodic(
+        displacement_fn, box, potential.dtype, fractional_coordinates
+    )
     state_fn = StateCheck(potential, numbers, allow_unseen_states)
     state_fn(total_charge, spin_multiplicity)
-    if box is None:
+    if not periodic:
         # Open systems have no cells to sort into; jax-md then reads no box at all.
         neighbor_kwargs = neighbor_kwargs | {"disable_cell_list": True}
     neighbor_fn = partition.neighbor_list(
         displacement_fn,
-        1.0 if box is None else box,
+        box if periodic else 1.0,
         cutoff,
         fractional_coordinates=fractional_coordinates,
         format=partition.Sparse,
@@ -105,7 +107,6 @@ def physnet_neighbor_list(
     )
     neighbor_fn = _comparable(neighbor_fn)
     defaults = state_fn, (total_charge, spin_multiplicity)
-    periodic = box is not None
     return neighbor_fn, _energy_fn(displacement_fn, potential, defaults, periodic)
 
 

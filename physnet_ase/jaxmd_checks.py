@@ -1,5 +1,6 @@
 """What the jax-md interface accepts: states, positions, boxes, displacements."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -105,23 +106,35 @@ def check_box(box: Any, cutoff: float) -> Any:
     return wide
 
 
-def check_displacement(
+def is_periodic(
     displacement_fn: Callable[..., Any],
     box: Any,
     dtype: np.dtype[Any],
     fractional_coordinates: bool,
-) -> None:
-    """Refuse a periodic displacement without a box, and a box without periodicity."""
+) -> bool:
+    """Whether ``displacement_fn`` is periodic in ``box``; free space is not.
+
+    Raises:
+        ValueError: It wraps distances, but in no box or in another one.
+    """
     origin = jnp.zeros(3, dtype)
-    if box is None:
-        far = jnp.asarray([1e3, 1e3, 1e3], dtype)
-        length = float(jnp.linalg.norm(displacement_fn(far, origin)))
-        if not np.isclose(length, 1e3 * 3**0.5, rtol=1e-3):
-            raise ValueError(
-                "displacement_fn wraps distances but box is None; pass its box, or use "
-                "jax_md.space.free() for an open system"
+    far = jnp.asarray([1e3, 1e3, 1e3], dtype)
+    length = float(jnp.linalg.norm(displacement_fn(far, origin)))
+    if np.isclose(length, 1e3 * 3**0.5, rtol=1e-3):
+        if box is not None:
+            warnings.warn(
+                "displacement_fn does not wrap distances, so this is an open system "
+                "and its box is not used; pass box=None to say so, or "
+                "jax_md.space.periodic(box) for a periodic one",
+                UserWarning,
+                stacklevel=3,
             )
-        return
+        return False
+    if box is None:
+        raise ValueError(
+            "displacement_fn wraps distances but box is None; pass its box, or use "
+            "jax_md.space.free() for an open system"
+        )
     matrix = box if box.ndim == 2 else jnp.diag(jnp.broadcast_to(box, (3,)))
     image = (
         jnp.ones(3, dtype) if fractional_coordinates else matrix @ jnp.ones(3, dtype)
@@ -130,6 +143,6 @@ def check_displacement(
     if length > 1e-2 * float(jnp.max(jnp.abs(matrix))):
         raise ValueError(
             f"an atom and its image are {length:.3f} Å apart under displacement_fn; it "
-            "must be periodic in the same box (and the same kind of coordinates); pass "
-            "box=None with jax_md.space.free()"
+            "must be periodic in the same box (and the same kind of coordinates)"
         )
+    return True

@@ -156,9 +156,18 @@ def test_box_and_displacement_must_fit(potential):
     with pytest.raises(ValueError, match="wraps distances but box is None"):
         physnet_neighbor_list(periodic, None, potential, WATER.numbers)
     with pytest.raises(ValueError, match="must be periodic in the same box"):
-        physnet_neighbor_list(space.free()[0], 20.0, potential, WATER.numbers)
+        physnet_neighbor_list(periodic, 17.0, potential, WATER.numbers)
     with pytest.raises(ValueError, match="a length, three lengths or a 3x3 matrix"):
         physnet_neighbor_list(periodic, np.ones(2), potential, WATER.numbers)
+
+
+def test_box_of_free_space_is_not_used_and_said_so(water, potential):
+    energy_fn, positions, neighbor = water
+    with pytest.warns(UserWarning, match="open system"):
+        _, with_box = physnet_neighbor_list(
+            space.free()[0], 20.0, potential, WATER.numbers
+        )
+    assert with_box(positions, neighbor) == energy_fn(positions, neighbor)
 
 
 def test_dense_lists_are_refused(potential):
