@@ -52,14 +52,19 @@ class SplitConfig(_Section):
 
 
 class LossConfig(_Section):
-    """Weights of the loss terms (Unke & Meuwly 2019; here in eV, Å, e)."""
+    """Weights of the loss terms.
 
-    energy: float = Field(1.0, ge=0, description="per eV")
-    forces: float = Field(52.9177, ge=0, description="per eV/Å")
-    dipole: float = Field(27.2114, ge=0, description="per e·Å")
-    charges: float = Field(14.3996, ge=0, description="per e")
+    Gaps between states live in the energies, so these weigh them more than PhysNet's own
+    weights do (energy 1, forces 52.9177, dipole 27.2114, charges 14.3996 in eV, Å, e),
+    which suit one state and accurate forces.
+    """
+
+    energy: float = Field(10.0, ge=0, description="per eV")
+    forces: float = Field(10.0, ge=0, description="per eV/Å")
+    dipole: float = Field(5.0, ge=0, description="per e·Å")
+    charges: float = Field(1.0, ge=0, description="per e")
     spin_populations: float = Field(
-        14.3996, ge=0, description="per electron; needs model.spin_populations"
+        2.0, ge=0, description="per electron; needs model.spin_populations"
     )
     nonhierarchicality: float = Field(0.01, ge=0)
     huber_delta: float = Field(
