@@ -46,7 +46,7 @@ def chosen_rows(dataset: PackedDataset, frame: int) -> np.ndarray:
 def main() -> None:
     """Train, evaluate, print, and write the result next to this script."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=24000)
+    parser.add_argument("--steps", type=int, default=15000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         packed = Path(folder) / "ladders"
@@ -57,7 +57,15 @@ def main() -> None:
             {
                 "name": "overfit",
                 "model": {"preset": "small"},
-                "loss": {"energy": 1.0, "forces": 50.0, "dipole": 0.0, "charges": 0.0},
+                # quadratic near zero: the bar is on the RMSE, and |error| alone lets a
+                # few forces stay wrong while it polishes the rest
+                "loss": {
+                    "energy": 1.0,
+                    "forces": 50.0,
+                    "dipole": 0.0,
+                    "charges": 0.0,
+                    "huber_delta": 0.05,
+                },
                 "optimizer": {
                     "steps": options.steps,
                     "learning_rate": 2e-3,
