@@ -8,6 +8,7 @@ from physnet_training import demo, gap_report
 from physnet_training.convert import convert
 from physnet_training.ladders import Ladder, find_ladders, frames_by_energy
 from physnet_training.packed import PackedDataset
+from physnet_training.splits import Split
 from rich.console import Console
 
 from physnet_ase.checkpoint import load_potential
@@ -73,9 +74,20 @@ def test_comparison_keeps_what_was_held_out_apart(
     ladders: list[Ladder], potential: Potential
 ) -> None:
     water = [ladder for ladder in ladders if ladder.name == "H2O"]
-    held_out = set(water[0].rows)
-    found = gap_report.compare(water, held_out, potential, potential)
-    assert found["held_out"]["model"]["ionization_energy"]["count"] == 1
-    assert found["trained_on"]["model"]["ionization_energy"]["count"] == 2
-    lines = gap_report.summary_lines(found)
-    assert any("geometries not trained on" in line for line in lines)
+    rows = [np.array(ladder.rows) for ladder in water]
+    split = Split(np.concatenate(rows[1:]), rows[0], np.zeros(0, int))
+    found = gap_report.compare(water, split, potential, potential)
+    counts = {
+        part: models["this model"].get("ionization_energy", {"count": 0})["count"]
+        for part, models in found.items()
+    }
+    assert counts == {
+        "trained on": 2,
+        "geometries not trained on": 1,
+        "molecules not trained on": 0,
+    }
+    console = Console(record=True, width=200)
+    console.print(gap_report.summary_table(found))
+    text = console.export_text()
+    assert "geometries not trained on" in text
+    assert "(2)" in text

@@ -54,8 +54,8 @@ class SplitConfig(_Section):
 class LossConfig(_Section):
     """Weights of the loss terms.
 
-    Gaps between states live in the energies, so these weigh them more than PhysNet's own
-    weights do (energy 1, forces 52.9177, dipole 27.2114, charges 14.3996 in eV, Å, e),
+    Gaps between states live in the energies, so these weigh them more than PhysNet's
+    own weights do (energy 1, forces 52.9177, dipole 27.2114, charges 14.3996 in eV, Å, e),
     which suit one state and accurate forces.
     """
 

@@ -24,7 +24,7 @@ from physnet_ase.relaxation import Relaxation, relax
 from physnet_ase.state import ElectronicState
 from physnet_training.config import load_recipe
 from physnet_training.display import TrainingBar, error_table
-from physnet_training.gap_report import compare, gap_rows, gap_table, summary_lines
+from physnet_training.gap_report import compare, gap_rows, gap_table, summary_table
 from physnet_training.ladders import Ladder, find_ladders, frames_by_energy
 from physnet_training.run import finish, open_data, with_overrides
 from physnet_training.splits import Split
@@ -106,7 +106,8 @@ def run_dynamics(atoms: Atoms, potential: Potential, out: Path) -> dict[str, Any
         ):
             axis.plot(trajectory.times_fs, values, label=label, linewidth=1)
         axis.set(
-            ylabel="energy (eV)", title=f"{name}: {trajectory.drift:+.3f} meV/atom/ps"
+            ylabel="energy (eV)",
+            title=f"{RELAXED} {name}, NVE: drift {trajectory.drift:+.4f} meV/atom/ps",
         )
         axis.grid(alpha=0.3)
         report[name] = {
@@ -115,7 +116,8 @@ def run_dynamics(atoms: Atoms, potential: Potential, out: Path) -> dict[str, Any
             "mean_temperature_K": float(np.mean(trajectory.temperatures_K)),
             "seconds": trajectory.seconds,
         }
-    axes[0].legend(ncols=3, fontsize=8)
+    lines, labels = axes[0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside upper center", ncols=3, fontsize=8)
     axes[1].set(xlabel="time (fs)")
     figure.savefig(out / "nve_energies.png", dpi=150)
     plt.close(figure)
@@ -158,9 +160,8 @@ def run(out: Path, steps: int | None, console: Console) -> dict[str, Any]:
     console.rule("Ionization energy, electron affinity, singlet–triplet gap")
     rows = gap_rows(ladders, held_out, potential, other)
     console.print(gap_table(rows))
-    comparison = compare(ladders, held_out, potential, other)
-    for line in summary_lines(comparison):
-        console.print(line, highlight=False)
+    comparison = compare(ladders, split, potential, other)
+    console.print(summary_table(comparison))
     console.rule("Dynamics with jax-md")
     dynamics = run_dynamics(molecule.atoms(), potential, out)
     for name in STATES:

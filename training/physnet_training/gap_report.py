@@ -20,6 +20,7 @@ from physnet_training.ladders import (
     frames_by_energy,
     gap_errors,
 )
+from physnet_training.splits import Split
 
 MOLECULES = ("H2O", "NH3", "CH4", "H2CO", "C2H4", "CH2_s3B1d", "NH2", "CH3")
 """Molecules of the printed table; the errors cover every labelled one."""
@@ -66,21 +67,15 @@ def adiabatic_gaps(ladder: Ladder, potential: Potential) -> dict[str, float | st
 def gap_table(rows: list[dict[str, Any]]) -> Table:
     """Vertical gaps of model, labels and pretrained model, and adiabatic ones."""
     table = Table(
-        title="Gaps in eV (* geometry or molecule not trained on; EA below 0.2 eV: "
-        "the anion is not bound)",
+        title="Gaps in eV: vertical at the DFT minimum of the neutral, by DFT, by this "
+        "model and by the pretrained one; adiabatic by this model's own relaxations. "
+        "* not trained on. EA below 0.2 eV: the anion is not bound",
         title_justify="left",
     )
-    for heading, justify in (
-        ("molecule", "left"),
-        ("gap", "left"),
-        ("DFT", "right"),
-        ("this model", "right"),
-        ("error", "right"),
-        ("pretrained", "right"),
-        ("error", "right"),
-        ("adiabatic, this model", "right"),
-    ):
-        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    for heading in ("molecule", "gap"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("DFT", "this", "error", "pretr.", "error", "adiab."):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         adiabatic = row["adiabatic_model_ev"]
         table.add_row(
@@ -91,28 +86,31 @@ def gap_table(rows: list[dict[str, Any]]) -> Table:
             f"{row['error_ev']:+.2f}",
             f"{row['pretrained_ev']:.2f}",
             f"{row['pretrained_error_ev']:+.2f}",
-            f"{adiabatic:.2f}" if isinstance(adiabatic, float) else "not converged",
+            f"{adiabatic:.2f}" if isinstance(adiabatic, float) else "none",
         )
+    for row in rows:
+        if isinstance(row["adiabatic_model_ev"], str):
+            table.caption = "none: a relaxation did not converge; see report.json"
     return table
 
 
 def compare(
-    ladders: list[Ladder], held_out: set[int], potential: Potential, other: Potential
+    ladders: list[Ladder], split: Split, potential: Potential, other: Potential
 ) -> dict[str, Any]:
-    """Vertical gaps of all ladders by both models; errors where not trained on."""
-    parts = {
-        "held_out": [row for row in ladders if set(row.rows) <= held_out],
-        "trained_on": [row for row in ladders if not set(row.rows) & held_out],
-    }
-    models = {"model": potential, "pretrained": other}
+    """Errors of all vertical gaps by both models, for each part of the split."""
     return {
         name: {
             which: gap_errors(
-                compare_gaps(model, chosen), lowest_affinity=LOWEST_AFFINITY
+                compare_gaps(model, [row for row in ladders if set(row.rows) <= part]),
+                lowest_affinity=LOWEST_AFFINITY,
             )
-            for which, model in models.items()
+            for which, model in (("this model", potential), ("pretrained", other))
         }
-        for name, chosen in parts.items()
+        for name, part in (
+            ("trained on", set(split.train.tolist())),
+            ("geometries not trained on", set(split.validation.tolist())),
+            ("molecules not trained on", set(split.test.tolist())),
+        )
     }
 
 
@@ -157,15 +155,23 @@ def gap_rows(
     return rows
 
 
-def summary_lines(comparison: dict[str, Any]) -> list[str]:
-    """The gap errors in words."""
-    lines = []
+def summary_table(comparison: dict[str, Any]) -> Table:
+    """Mean absolute errors of all labelled gaps, with how many there are."""
+    table = Table(
+        title="Mean absolute error of all vertical gaps in eV (number of them)",
+        title_justify="left",
+    )
+    table.add_column("")
+    table.add_column("model")
+    for short in SHORT.values():
+        table.add_column(short, justify="right")
     for part, models in comparison.items():
         for which, errors in models.items():
-            found = ", ".join(
-                f"{SHORT[kind]} {row['mae_ev']:.3f} (n={row['count']})"
-                for kind, row in errors.items()
-            )
-            where = "geometries not trained on" if part == "held_out" else "trained on"
-            lines.append(f"{which:<10} {where:<26} MAE in eV: {found or 'none'}")
-    return lines
+            cells = [
+                f"{errors[kind]['mae_ev']:.3f} ({errors[kind]['count']})"
+                if kind in errors
+                else "–"
+                for kind in SHORT
+            ]
+            table.add_row(part, which, *cells)
+    return table
