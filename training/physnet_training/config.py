@@ -55,8 +55,8 @@ class LossConfig(_Section):
     """Weights of the loss terms.
 
     Gaps between states live in the energies, so these weigh them more than PhysNet's
-    own weights do (energy 1, forces 52.9177, dipole 27.2114, charges 14.3996 in eV, Å, e),
-    which suit one state and accurate forces.
+    own weights do (energy 1, forces 52.9177, dipole 27.2114, charges 14.3996 in eV,
+    Å, e), which suit one state and accurate forces.
     """
 
     energy: float = Field(10.0, ge=0, description="per eV")
