@@ -87,6 +87,13 @@ def _orthonormal_rows(stack: np.ndarray) -> np.ndarray:
     return stack
 
 
+def _filled(leaf: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Small random numbers for biases and shifts, so that a test would miss none."""
+    if leaf.any():
+        return leaf
+    return rng.normal(scale=0.05, size=leaf.shape).astype(np.float32)
+
+
 def random_molecules(
     elements: Sequence[int], states: Sequence[Any], seed: int
 ) -> Graph:
@@ -112,8 +119,8 @@ def untrained_potential(
 ) -> Potential:
     """Return a potential with random weights for tests and benchmarks.
 
-    No layer is zero, outputs are scaled to about 1 eV per atom, and every state has
-    another energy. References are zero.
+    No weight or bias is zero, outputs are scaled to about 1 eV per atom, and every
+    state has another energy. References are zero.
 
     Args:
         config: A preset's name or a configuration.
@@ -136,6 +143,8 @@ def untrained_potential(
                 f"{state} lies outside charge_range {charges} or spin_range {spins}"
             )
     params = initial_parameters(config, random_molecules(elements, checked, seed), seed)
+    rng = np.random.default_rng(seed)
+    params = jax.tree.map(lambda leaf: _filled(leaf, rng), params)
     metadata = ModelMetadata(
         name="untrained",
         description="random weights, for tests and benchmarks",
