@@ -82,12 +82,12 @@ def test_comparison_keeps_what_was_held_out_apart(
         for part, models in found.items()
     }
     assert counts == {
-        "trained on": 2,
-        "geometries not trained on": 1,
-        "molecules not trained on": 0,
+        "training set": 2,
+        "held-out geometries": 1,
+        "held-out molecules": 0,
     }
     console = Console(record=True, width=200)
     console.print(gap_report.summary_table(found))
     text = console.export_text()
-    assert "geometries not trained on" in text
+    assert "held-out geometries" in text
     assert "(2)" in text

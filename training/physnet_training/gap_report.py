@@ -107,9 +107,9 @@ def compare(
             for which, model in (("this model", potential), ("pretrained", other))
         }
         for name, part in (
-            ("trained on", set(split.train.tolist())),
-            ("geometries not trained on", set(split.validation.tolist())),
-            ("molecules not trained on", set(split.test.tolist())),
+            ("training set", set(split.train.tolist())),
+            ("held-out geometries", set(split.validation.tolist())),
+            ("held-out molecules", set(split.test.tolist())),
         )
     }
 
