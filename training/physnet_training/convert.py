@@ -208,7 +208,7 @@ def _reader(path: Path) -> Reader:
     ending = suffixes[-1] if suffixes else ""
     if ending == ".gz" and len(suffixes) > 1:
         ending = suffixes[-2] if READERS.get(suffixes[-2]) is read_extxyz else ""
-    if ending not in READERS:
+    if path.exists() and ending not in READERS:
         raise ValueError(
             f"{path}: no reader for this kind of file; known endings: "
             f"{', '.join(READERS)} (XYZ also with .gz)"

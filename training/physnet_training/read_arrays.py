@@ -60,9 +60,11 @@ def read_npz(
             for key in file.files:
                 arrays[key] = file[key]
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        # NumPy takes what it does not know for a pickle and tells how to load it anyway
+        reason = "no arrays in it" if "allow_pickle" in str(error) else error
         raise ValueError(
-            f"{path} cannot be read as NPZ: {error}; it is truncated, damaged or holds "
-            "Python objects: export it again as plain arrays"
+            f"{path} cannot be read as NPZ: {reason}; it is truncated, damaged or "
+            "holds Python objects: export it again as plain arrays"
         ) from error
     yield _from_arrays(path, arrays, options, units)
 
