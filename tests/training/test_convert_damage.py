@@ -184,6 +184,7 @@ def test_missing_units_are_asked_for(tmp_path):
 def test_sources_that_are_no_files(tmp_path):
     with pytest.raises(ValueError, match=r"absent\.npz is no file"):
         convert(tmp_path / "absent.npz", tmp_path / "set")
+    (tmp_path / "a.csv").touch()
     with pytest.raises(ValueError, match=r"a\.csv: no reader .*\.npz, \.xyz"):
         convert(tmp_path / "a.csv", tmp_path / "set")
     with pytest.raises(ValueError, match="at least one source"):
