@@ -103,6 +103,19 @@ def test_recipe_without_data_says_how_to_give_it(tmp_path: Path) -> None:
     assert "--data" in done.stderr
 
 
+def test_dataset_of_an_earlier_attempt_is_not_taken_for_another(tmp_path: Path) -> None:
+    recipe = tmp_path / "wrong.toml"
+    recipe.write_text("[split]\nkind = 'geometry'\nholdout_groups = ['XY']")
+    run = str(tmp_path / "run")
+    first = ["train", str(recipe), "--out", run, "--data", str(DATA / "ladders.npz")]
+    done = CliRunner().invoke(app, first)
+    assert "no molecule is called 'XY'" in done.stderr
+    other = [*first[:-1], str(DATA / "states_dft.npz")]
+    done = CliRunner().invoke(app, other)
+    assert done.exit_code == 2
+    assert "converted from other files" in done.stderr
+
+
 def test_resume_without_a_run_is_refused(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["resume", str(tmp_path)])
     assert done.exit_code == 2

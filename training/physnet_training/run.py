@@ -9,6 +9,7 @@ from physnet_ase.checkpoint import load_potential
 from physnet_training.config import Recipe
 from physnet_training.convert import convert
 from physnet_training.evaluate import evaluate_potential
+from physnet_training.layout import sha256
 from physnet_training.loader import PackedMemmapLoader
 from physnet_training.packed import PackedDataset
 from physnet_training.plots import plot_history, plot_parity
@@ -33,7 +34,27 @@ def open_data(recipe: Recipe, out: Path) -> PackedDataset:
     target = out / "dataset"
     if not target.exists():
         convert(list(sources), target, assume_multiplicity=assume)
-    return PackedDataset.open(target, assume_multiplicity=assume)
+    dataset = PackedDataset.open(target, assume_multiplicity=assume)
+    _check_origin(dataset, sources)
+    return dataset
+
+
+def _check_origin(dataset: PackedDataset, sources: Sequence[str]) -> None:
+    """Refuse a dataset that an earlier attempt made from other files.
+
+    Raises:
+        ValueError: The sources are not those the dataset was converted from.
+    """
+    made_from = [
+        entry.get("sha256")
+        for manifest in dataset.manifests
+        for entry in manifest.get("provenance", [])
+    ]
+    if made_from != [sha256(Path(source)) for source in sources]:
+        raise ValueError(
+            f"{dataset.path} was converted from other files than "
+            f"{', '.join(sources)}; remove it or choose another --out"
+        )
 
 
 def with_overrides(
