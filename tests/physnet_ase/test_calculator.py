@@ -70,13 +70,13 @@ def test_all_properties_of_a_molecule(calculator, potential, water):
 
 @pytest.mark.parametrize(("charge", "multiplicity"), STATES[:4])
 def test_forces_are_minus_the_gradient_in_every_state(potential, charge, multiplicity):
-    atoms = molecule("H2O")
+    atoms = molecule("NH3")
     atoms.rattle(0.05, seed=3)
     atoms.calc = PhysNetCalculator(potential, charge, multiplicity, dtype="float64")
     numerical = calculate_numerical_forces(atoms, eps=1e-4)
     # Central differences: the error is that of the third derivative, 1e-8 Å² times it.
     np.testing.assert_allclose(atoms.get_forces(), numerical, atol=1e-6)
-    assert np.abs(numerical).max() > 1e-2  # far above the tolerance
+    assert np.abs(numerical).max() > 0.1
 
 
 def test_stress_of_a_cell_thinner_than_the_cutoff_is_the_strain_derivative(potential):
