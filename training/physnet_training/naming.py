@@ -41,6 +41,17 @@ _ENERGY_UNITS = {name.lower(): factor for name, factor in TO_EV.items()} | {
 _LENGTH_UNITS = TO_ANGSTROM | {"ang": 1.0, "å": 1.0}
 _DIPOLE_UNITS = TO_ELECTRON_ANGSTROM | {"e*å": 1.0, "d": TO_ELECTRON_ANGSTROM["debye"]}
 
+LABEL_QUANTITIES = (
+    "energy",
+    "forces",
+    "gradient",
+    "dipole",
+    "charges",
+    "spin_populations",
+    "stress",
+)
+"""Quantities a file may hold as labels; a gradient is the negative force."""
+
 
 def find_keys(
     quantity: str, available: Iterable[str], chosen: Mapping[str, str]

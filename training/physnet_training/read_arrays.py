@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from physnet_training.layout import FIELDS
 from physnet_training.molecules import Molecules, ReadOptions
-from physnet_training.naming import ALIASES, find_keys, unit_suffix
+from physnet_training.naming import ALIASES, LABEL_QUANTITIES, find_keys, unit_suffix
 from physnet_training.unit_choice import UnitChoice
 
 Array = NDArray[Any]
@@ -23,15 +23,6 @@ _DEFAULTS = {  # the units of PhysNet's own layout
     "R": "angstrom",
     "D": "e*angstrom",
 }
-_LABELS = (
-    "energy",
-    "forces",
-    "gradient",
-    "dipole",
-    "charges",
-    "spin_populations",
-    "stress",
-)
 
 
 def read_npz(
@@ -152,7 +143,7 @@ class _Table:
             "atomic_numbers": self.flat(self.numbers, "atomic_numbers"),
             "positions": self.flat(self.positions, "positions") * length,
         }
-        for name in _LABELS:
+        for name in LABEL_QUANTITIES:
             key = self.one(name)
             if key is None:
                 continue

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from physnet_training.layout import FIELDS
 from physnet_training.molecules import Molecules, ReadOptions
-from physnet_training.naming import find_keys, unit_suffix
+from physnet_training.naming import LABEL_QUANTITIES, find_keys, unit_suffix
 from physnet_training.unit_choice import UnitChoice
 
 Array = NDArray[Any]
@@ -29,15 +29,6 @@ _DEFAULTS = {  # the convention of ASE, whose format this is
     "REF_energy": "eV",
     "REF_forces": "eV/angstrom",
 }
-_LABELS = (
-    "energy",
-    "forces",
-    "gradient",
-    "dipole",
-    "charges",
-    "spin_populations",
-    "stress",
-)
 
 
 def read_extxyz(
@@ -121,7 +112,7 @@ class _Frame:
         if atoms.pbc.any():
             self.values["cell"] = atoms.cell.array * length
         level = str(self.found.get("level_of_theory", ""))
-        for quantity in _LABELS:
+        for quantity in LABEL_QUANTITIES:
             for key in find_keys(quantity, self.found, keys):
                 name = "forces" if quantity == "gradient" else quantity
                 self.values[name] = self._array(key, name) * choice.factor(
