@@ -79,8 +79,16 @@ def main() -> None:
         trainer = Trainer(recipe, dataset, Path(folder) / "run", split)
         trainer.run(lambda p: print(p.step, f"{p.loss:.4f}") if p.validation else None)
         # the trained molecules on purpose: the question is capacity, not generality
-        loader = PackedMemmapLoader(dataset, len(rows)).subset(rows, shuffle=False)
-        table = evaluate_potential(trainer.potential(), loader).errors()
+        loader = PackedMemmapLoader(dataset, len(rows))
+        potential = trainer.potential()
+        table = evaluate_potential(
+            potential, loader.subset(rows, shuffle=False)
+        ).errors()
+        molecules = {}
+        for place, name in enumerate(MOLECULES):
+            states = rows[len(STATES) * place : len(STATES) * (place + 1)]
+            errors = evaluate_potential(potential, loader.subset(states)).errors()
+            molecules[name] = max(e["forces_rmse_ev_per_angstrom"] for e in errors)
     worst = max(row["forces_rmse_ev_per_angstrom"] for row in table)
     for row in table:
         state = "all" if row["charge"] is None else (row["charge"], row["multiplicity"])
@@ -88,9 +96,12 @@ def main() -> None:
         print(
             f"{state!s:>8}  molecules {row['molecules']}  force RMSE {rmse:.2f} meV/Å"
         )
+    for name, rmse in molecules.items():
+        print(f"{name:>8}  worst of its states {1000 * rmse:.2f} meV/Å")
     print("bar met" if worst < BAR else "bar missed", f"({1000 * BAR:.0f} meV/Å)")
     target = Path(__file__).with_name("overfit.json")
-    target.write_text(json.dumps({"steps": options.steps, "errors": table}, indent=2))
+    content = {"steps": options.steps, "errors": table, "worst_by_molecule": molecules}
+    target.write_text(json.dumps(content, indent=2))
 
 
 if __name__ == "__main__":
