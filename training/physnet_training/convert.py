@@ -1,7 +1,7 @@
 """Convert data files to one packed dataset, validated on the way."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -9,26 +9,15 @@ from typing import Any
 import numpy as np
 
 from physnet_training.duplicates import DuplicateCounter
+from physnet_training.formats import Reader, find_format
 from physnet_training.layout import sha256
 from physnet_training.molecules import Molecules, ReadOptions
 from physnet_training.naming import ALIASES
-from physnet_training.read_arrays import read_hdf5, read_npz
-from physnet_training.read_extxyz import read_extxyz
 from physnet_training.validate import check_molecules
 from physnet_training.writer import PackedWriter
 
-Reader = Callable[[Path, ReadOptions, dict[str, str]], Iterator[Molecules]]
 Progress = Callable[[Path, int], None]
 """Called with the source and the number of molecules written so far."""
-
-READERS: dict[str, Reader] = {
-    ".npz": read_npz,
-    ".xyz": read_extxyz,
-    ".extxyz": read_extxyz,
-    ".h5": read_hdf5,
-    ".hdf5": read_hdf5,
-}
-"""File ending -> reader; ``.gz`` may follow the XYZ ones."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +51,7 @@ def convert(
     """Convert one or several files to one packed dataset.
 
     Args:
-        sources: Files with the endings in ``READERS``, in the order of the dataset.
+        sources: What ``formats.find_format`` knows, in the order of the dataset.
         target: The directory to make; it must not exist. After an error it does not.
         on_progress: Called after each piece that was written.
         **options: Fields of ``ReadOptions``: ``energy_unit``, ``length_unit``,
@@ -82,7 +71,7 @@ def convert(
     ]
     if not paths:
         raise ValueError("convert needs at least one source file, got none")
-    readers = [_reader(path) for path in paths]
+    readers = [find_format(path).read for path in paths]
     with PackedWriter(target) as writer:
         reports, duplicates = [], DuplicateCounter()
         for path, reader in zip(paths, readers, strict=True):
@@ -161,6 +150,7 @@ def _with_state(
     """Fill in charges, and multiplicities if the user says how; count both."""
     values = dict(piece.values)
     count = len(piece.n_atoms)
+    assumed.update(dict.fromkeys(piece.facts, count))
     nowhere = np.full(count, "total_charge" not in values)
     unknown = piece.absent.get("total_charge", nowhere)
     if unknown.any():
@@ -201,21 +191,6 @@ def _options(options: dict[str, Any]) -> ReadOptions:
             f"{chosen.assume_multiplicity!r}"
         )
     return chosen
-
-
-def _reader(path: Path) -> Reader:
-    suffixes = [s.lower() for s in path.suffixes]
-    ending = suffixes[-1] if suffixes else ""
-    if ending == ".gz" and len(suffixes) > 1:
-        ending = suffixes[-2] if READERS.get(suffixes[-2]) is read_extxyz else ""
-    if path.exists() and ending not in READERS:
-        raise ValueError(
-            f"{path}: no reader for this kind of file; known endings: "
-            f"{', '.join(READERS)} (XYZ also with .gz)"
-        )
-    if not path.is_file():
-        raise ValueError(f"{path} is no file; check the path")
-    return READERS[ending]
 
 
 def _check_used(options: ReadOptions, reports: list[SourceReport]) -> None:

@@ -27,6 +27,8 @@ class ReadOptions:
         level: Level of theory, where the file does not carry it.
         allow_missing: Take NaN in a label as "this label is missing".
         assume_multiplicity: ``"lowest"`` fills in missing multiplicities.
+        first_row: Only molecules with this 0-based number in the source or a higher
+            one; readers seek where the format allows.
     """
 
     energy_unit: str | None = None
@@ -38,6 +40,7 @@ class ReadOptions:
     level: str | None = None
     allow_missing: bool = False
     assume_multiplicity: Literal["lowest"] | None = None
+    first_row: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Molecules:
         levels: [molecules] level of theory of each, or None; empty where unknown.
         absent: Field -> [molecules] bool, where the file has no such entry at all, as
             opposed to one that is NaN.
+        facts: What holds for all of them by definition of the source's format although
+            the source does not say it, for the report.
     """
 
     rows: Array
@@ -60,6 +65,7 @@ class Molecules:
     names: Array | None = None
     levels: Array | None = None
     absent: dict[str, Array] = field(default_factory=dict)
+    facts: tuple[str, ...] = ()
 
     def keep(self, chosen: Array) -> "Molecules":
         """The molecules for which ``chosen`` (bool) is true."""
@@ -74,4 +80,5 @@ class Molecules:
             None if self.names is None else self.names[chosen],
             None if self.levels is None else self.levels[chosen],
             {name: rows[chosen] for name, rows in self.absent.items()},
+            self.facts,
         )

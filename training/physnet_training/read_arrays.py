@@ -167,10 +167,10 @@ class _Table:
         for key, wanted in self.options.where.items():
             if key not in self.arrays:
                 raise ValueError(f"--where {key}={wanted}: no such key")
-        chosen = np.ones(count, dtype=bool)
+        chosen = found.rows >= self.options.first_row
         for key, wanted in self.options.where.items():
             chosen &= self.per_molecule(key, key).astype(str) == wanted
-        return found.keep(chosen) if self.options.where else found
+        return found if chosen.all() else found.keep(chosen)
 
     def agreeing(self, name: str) -> Array | None:
         """A per-molecule field; several keys must say the same."""

@@ -52,7 +52,7 @@ def read_extxyz(
             frame = _Frame(row, atoms, choice)
         except ValueError as error:
             raise ValueError(f"{path}: molecule {row} (0-based): {error}") from error
-        if frame.chosen(options):
+        if row >= options.first_row and frame.chosen(options):
             frames.append(frame)
         if len(frames) == _CHUNK:
             yield _joined(frames)
