@@ -1,12 +1,17 @@
 """What no dataset may hold; every message names the molecule and what to do."""
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from physnet_ase.state import ElectronicState, check_possible
-from physnet_training.batching import all_pairs, periodic_pairs
+from physnet_training.distances import (
+    closest_image,
+    closest_pair,
+    shortest_distances,
+)
 from physnet_training.layout import FIELDS
 from physnet_training.molecules import Molecules
 
@@ -14,13 +19,32 @@ Array = NDArray[Any]
 
 MIN_DISTANCE = 0.1
 """Å; atoms closer than this are a mistake in the data."""
-_SEARCH = 1.0  # Å; a smaller radius makes the cell list of a periodic search slow
-_MAX_PAIRS = 2_000_000  # distances held in memory at once
+_MARGIN = 1e-3  # Å; what float32 may be wrong by, float64 decides inside it
 _MAX_VALUE = float(np.finfo(np.float32).max)
 
 
+class Problem(NamedTuple):
+    """One thing that makes a molecule unusable.
+
+    Attributes:
+        place: Index of the molecule in its piece.
+        row: Its 0-based number in the source.
+        reason: A message that names the molecule, the value and what to do.
+        keepable: Whether a dataset can hold the molecule all the same: a label that
+            is not finite can be stored as missing, atoms too close and an impossible
+            state of whole numbers can be stored as they are. An unknown element, a
+            geometry or a charge that is not finite, and states that are no whole
+            numbers cannot.
+    """
+
+    place: int
+    row: int
+    reason: str
+    keepable: bool
+
+
 def check_molecules(molecules: Molecules, *, allow_missing: bool) -> None:
-    """Raise for the first thing that makes these molecules unusable.
+    """Raise for the first molecule that is unusable.
 
     Args:
         molecules: In internal units; ``total_charge`` must be there.
@@ -29,52 +53,119 @@ def check_molecules(molecules: Molecules, *, allow_missing: bool) -> None:
     Raises:
         ValueError: The message starts with the molecule's number in its file.
     """
-    _check_elements(molecules)
-    _check_finite(molecules, allow_missing)
-    _check_states(molecules)
-    _check_distances(molecules)
+    problems = find_problems(molecules, allow_missing=allow_missing)
+    if problems:
+        raise ValueError(problems[0].reason)
 
 
-def _check_elements(molecules: Molecules) -> None:
+def find_problems(molecules: Molecules, *, allow_missing: bool) -> list[Problem]:
+    """Every unusable molecule with the first thing found wrong with it.
+
+    Of several things one that is not keepable comes first.
+
+    Args:
+        molecules: In internal units; ``total_charge`` must be there.
+        allow_missing: Accept NaN in labels as "missing"; infinity never is.
+
+    Returns:
+        At most one problem per molecule, in the order of the molecules.
+    """
+    found: dict[int, Problem] = {}
+    for place, index, reason, keepable in _elements_and_numbers(
+        molecules, allow_missing
+    ):
+        _note(found, _problem(molecules, (place, index), reason, keepable))
+    # Where elements or positions are no numbers, states and distances mean nothing.
+    sound = np.ones(len(molecules.n_atoms), dtype=bool)
+    sound[[p.place for p in found.values() if not p.keepable]] = False
+    rest = molecules if sound.all() else molecules.keep(sound)
+    if len(rest.n_atoms):
+        places = np.flatnonzero(sound)
+        for place, index, reason, keepable in _states_and_distances(rest):
+            where = (int(places[place]), index)
+            _note(found, _problem(molecules, where, reason, keepable))
+    return [found[place] for place in sorted(found)]
+
+
+_Finding = tuple[int, int | None, str, bool]
+"""Index of the molecule, of its atom (None: the molecule itself), reason, keepable."""
+
+
+def _elements_and_numbers(
+    molecules: Molecules, allow_missing: bool
+) -> Iterator[_Finding]:
+    yield from _wrong_elements(molecules)
+    for name, array in molecules.values.items():
+        if array.dtype.kind == "f" and name != "spin_multiplicity":
+            yield from _not_finite(molecules, name, allow_missing)
+
+
+def _states_and_distances(molecules: Molecules) -> Iterator[_Finding]:
+    yield from _wrong_states(molecules)
+    yield from _close_atoms(molecules)
+    yield from _close_images(molecules)
+
+
+def _note(found: dict[int, Problem], problem: Problem) -> None:
+    known = found.get(problem.place)
+    if known is None or (known.keepable and not problem.keepable):
+        found[problem.place] = problem
+
+
+def _problem(
+    molecules: Molecules, where: tuple[int, int | None], reason: str, keepable: bool
+) -> Problem:
+    place, atom = where
+    row = int(molecules.rows[place])
+    name = f"molecule {row}" if atom is None else f"molecule {row}, atom {atom}"
+    return Problem(place, row, f"{name} (0-based): {reason}", keepable)
+
+
+def _wrong_elements(molecules: Molecules) -> Iterator[_Finding]:
     numbers = molecules.values["atomic_numbers"]
-    wrong = (numbers < 1) | (numbers > 118) | (np.rint(numbers) != numbers)
-    if wrong.any():
-        atom = int(np.argmax(wrong))
-        raise ValueError(
-            f"{_where(molecules, atom, 'atom')}: unknown element, atomic number "
-            f"{numbers[atom]}; allowed are 1 to 118"
+    whole = numbers.dtype.kind in "iu"
+    if whole and numbers.min() >= 1 and numbers.max() <= 118:
+        return
+    wrong: Array = (numbers < 1) | (numbers > 118) | (np.rint(numbers) != numbers)
+    for place, atom, index in _first_atoms(molecules, wrong):
+        yield (
+            place,
+            atom,
+            f"unknown element, atomic number {numbers[index]}; allowed are 1 to 118",
+            False,
         )
 
 
-def _check_finite(molecules: Molecules, allow_missing: bool) -> None:
-    for name, array in molecules.values.items():
-        if array.dtype.kind != "f" or name == "spin_multiplicity":
-            continue
-        # A value that the type on disk cannot hold would become infinite there.
-        limit = np.inf if FIELDS[name].dtype == "<f8" else _MAX_VALUE
-        bad = ~(np.abs(array) < limit)
-        absent = molecules.absent.get(name)
-        if absent is not None and absent.any():
-            rows = absent
-            if FIELDS[name].per_atom:
-                rows = np.repeat(absent, molecules.n_atoms)
-            bad[rows] = False
-        label = name not in ("positions", "total_charge", "cell")
-        if allow_missing and label:
-            bad &= ~np.isnan(array)
-        if bad.any():
-            index = int(np.argmax(bad.reshape(len(bad), -1).any(axis=1)))
-            kind = "atom" if FIELDS[name].per_atom else "molecule"
-            advice = "correct or remove the molecule"
-            if label and np.isnan(array[index]).any():
-                advice += ", or say --allow-missing if this label is missing there"
-            raise ValueError(
-                f"{_where(molecules, index, kind)}: {name} is "
-                f"{np.asarray(array[index]).tolist()}; {advice}"
-            )
+def _not_finite(
+    molecules: Molecules, name: str, allow_missing: bool
+) -> Iterator[_Finding]:
+    """NaN and infinity, and values that would become infinite on disk."""
+    array, field = molecules.values[name], FIELDS[name]
+    limit = np.inf if field.dtype == "<f8" else _MAX_VALUE
+    if not array.size or (array.min() > -limit and array.max() < limit):
+        return  # NaN fails both comparisons
+    bad: Array = ~(np.abs(array) < limit)
+    absent = molecules.absent.get(name)
+    if absent is not None and absent.any():
+        bad[np.repeat(absent, molecules.n_atoms) if field.per_atom else absent] = False
+    label = name not in ("positions", "total_charge", "cell")
+    if allow_missing and label:
+        bad &= ~np.isnan(array)
+    any_bad = np.asarray(bad.reshape(len(bad), -1).any(axis=1))
+    rows = (
+        _first_atoms(molecules, any_bad)
+        if field.per_atom
+        else ((int(place), None, int(place)) for place in np.flatnonzero(any_bad))
+    )
+    for place, atom, index in rows:
+        advice = "correct or remove the molecule"
+        if label and np.isnan(array[index]).any():
+            advice += ", or say --allow-missing if this label is missing there"
+        value = np.asarray(array[index]).tolist()
+        yield place, atom, f"{name} is {value}; {advice}", label
 
 
-def _check_states(molecules: Molecules) -> None:
+def _wrong_states(molecules: Molecules) -> Iterator[_Finding]:
     """Whole charges and multiplicities that the electrons allow."""
     values = molecules.values
     charge = values["total_charge"].astype(np.float64)
@@ -83,75 +174,65 @@ def _check_states(molecules: Molecules) -> None:
     first = np.cumsum(molecules.n_atoms) - molecules.n_atoms
     protons = np.add.reduceat(values["atomic_numbers"].astype(np.int64), first)
     electrons = protons - charge
-    known = ~np.isnan(spin)
-    fine = (np.rint(charge) == charge) & (electrons >= 0)
-    fine_spin = (np.rint(spin) == spin) & (spin >= 1) & (spin - 1 <= electrons)
-    fine_spin &= (electrons - spin) % 2 == 1
-    wrong = ~(fine & (fine_spin | ~known))
-    if not wrong.any():
-        return
-    row = int(np.argmax(wrong))
-    numbers = values["atomic_numbers"][first[row] : first[row] + molecules.n_atoms[row]]
-    advice = "correct or remove the molecule"
-    try:
-        lowest = 1 + int(electrons[row]) % 2
-        multiplicity = spin[row] if known[row] else lowest
-        check_possible(numbers, ElectronicState(charge[row], multiplicity))
-    except ValueError as error:
-        place = _where(molecules, row, "molecule")
-        raise ValueError(f"{place}: {error}; {advice}") from error
+    unknown = np.isnan(spin)
+    whole = np.rint(charge) == charge
+    finite = np.where(np.isfinite(spin), spin, 0.0)
+    whole_spin = unknown | ((np.rint(finite) == finite) & (finite >= 1))
+    fine = whole & whole_spin & (electrons >= 0)
+    fine &= unknown | ((finite - 1 <= electrons) & ((electrons - finite) % 2 == 1))
+    for place in np.flatnonzero(~fine):
+        begin = first[place]
+        numbers = values["atomic_numbers"][begin : begin + molecules.n_atoms[place]]
+        lowest = 1 + int(electrons[place]) % 2
+        multiplicity = lowest if unknown[place] else spin[place]
+        try:
+            check_possible(numbers, ElectronicState(charge[place], multiplicity))
+        except ValueError as error:
+            reason = f"{error}; correct or remove the molecule"
+            yield int(place), None, reason, bool(whole[place] and whole_spin[place])
 
 
-def _check_distances(molecules: Molecules) -> None:
-    """No two atoms on top of each other, images of periodic molecules included."""
-    sizes = molecules.n_atoms.astype(np.int64)
-    positions = molecules.values["positions"]
-    ends = np.cumsum(sizes)
-    starts = ends - sizes
-    work = np.cumsum(sizes * (sizes - 1))
-    begin = 0
-    while begin < len(sizes):
-        done = work[begin - 1] if begin else 0
-        end = max(int(np.searchsorted(work, done + _MAX_PAIRS)), begin + 1)
-        senders, receivers = all_pairs(sizes[begin:end])
-        local = positions[starts[begin] : ends[end - 1]]
-        vectors = local[senders] - local[receivers]
-        squared = np.einsum("ij,ij->i", vectors, vectors)
-        close = squared < MIN_DISTANCE**2
-        if close.any():
-            pair = int(np.argmax(close))
-            _complain(
-                molecules, int(starts[begin]) + receivers[pair], squared[pair] ** 0.5
-            )
-        begin = end
+def _close_atoms(molecules: Molecules) -> Iterator[_Finding]:
+    """Two atoms on top of each other: float32 finds candidates, float64 decides."""
+    sizes, positions = molecules.n_atoms, molecules.values["positions"]
+    shortest = shortest_distances(sizes, positions)
+    first = np.cumsum(sizes) - sizes
+    for place in np.flatnonzero(~(shortest >= MIN_DISTANCE + _MARGIN)):  # NaN too
+        begin = first[place]
+        distance, atom = closest_pair(positions[begin : begin + sizes[place]])
+        if distance < MIN_DISTANCE:
+            yield _close(int(place), atom, distance)
+
+
+def _close_images(molecules: Molecules) -> Iterator[_Finding]:
     pbc = molecules.values.get("pbc")
     if pbc is None:
         return
-    for row in np.flatnonzero(pbc.astype(bool).any(axis=1)):
-        local = positions[starts[row] : ends[row]]
-        cell = molecules.values["cell"][row]
-        found = periodic_pairs(local, cell, pbc[row], _SEARCH)
-        if found.shifts is None or not len(found.receivers):
-            continue
-        vectors = local[found.senders] + found.shifts - local[found.receivers]
-        distances = np.linalg.norm(vectors, axis=1)
-        if distances.min() < MIN_DISTANCE:
-            atom = int(found.receivers[int(np.argmin(distances))])
-            _complain(molecules, int(starts[row]) + atom, float(distances.min()))
+    sizes = molecules.n_atoms
+    first = np.cumsum(sizes) - sizes
+    for place in np.flatnonzero(pbc.astype(bool).any(axis=1)):
+        local = molecules.values["positions"][first[place] :][: sizes[place]]
+        distance, atom = closest_image(
+            local, molecules.values["cell"][place], pbc[place]
+        )
+        if distance < MIN_DISTANCE:
+            yield _close(int(place), atom, distance)
 
 
-def _complain(molecules: Molecules, atom: int, distance: float) -> None:
-    raise ValueError(
-        f"{_where(molecules, atom, 'atom')}: another atom is {distance:.3f} Å away, "
-        f"closer than {MIN_DISTANCE} Å; check the length unit, remove the molecule"
+def _close(place: int, atom: int, distance: float) -> _Finding:
+    reason = (
+        f"another atom is {distance:.3f} Å away, closer than {MIN_DISTANCE} Å; check "
+        "the length unit, remove the molecule"
     )
+    return place, atom, reason, True
 
 
-def _where(molecules: Molecules, index: int, kind: str) -> str:
-    """The molecule, and atom, to which a row of an array belongs, counted from 0."""
-    if kind == "molecule":
-        return f"molecule {int(molecules.rows[index])} (0-based)"
+def _first_atoms(molecules: Molecules, bad: Array) -> Iterator[tuple[int, int, int]]:
+    """Molecule, its first bad atom, and that atom's index among all atoms."""
+    atoms = np.flatnonzero(bad)
     ends = np.cumsum(molecules.n_atoms)
-    owner = int(np.searchsorted(ends, index, side="right"))
-    atom = index - int(ends[owner] - molecules.n_atoms[owner])
-    return f"molecule {int(molecules.rows[owner])}, atom {atom} (0-based)"
+    owners = np.searchsorted(ends, atoms, side="right")
+    places, firsts = np.unique(owners, return_index=True)
+    for place, first in zip(places.tolist(), firsts.tolist(), strict=True):
+        index = int(atoms[first])
+        yield place, index - int(ends[place] - molecules.n_atoms[place]), index
