@@ -26,8 +26,11 @@ PROPERTIES = (
     "energies",
     "features",
     "hessian",
+    "dipole_derivatives",
 )
 """What ``Potential.evaluate`` can be asked for."""
+_OWN_PROGRAM = {"hessian", "dipole_derivatives"}
+"""Properties that are computed apart from the others."""
 MAX_ATOMS, MAX_PAIRS = 512, 16384
 """A batch is closed before it grows beyond these, unless one structure alone does."""
 
@@ -37,8 +40,9 @@ class Result:
 
     energy (eV), forces (atoms, 3) eV/Å, stress (6,) eV/Å³ in ASE's order, dipole (3,)
     e·Å about the coordinate origin, charges (atoms,) e, spin_populations (atoms,),
-    energies (atoms,) eV, features (atoms, F), hessian (3·atoms, 3·atoms) eV/Å², each
-    float64 NumPy; ``state`` is the electronic state.
+    energies (atoms,) eV, features (atoms, F), hessian (3·atoms, 3·atoms) eV/Å²,
+    dipole_derivatives (3·atoms, 3) e (row: coordinate, column: component), each float64
+    NumPy; ``state`` is the electronic state.
     """
 
     def __init__(self, state: ElectronicState, values: dict[str, Any]) -> None:
@@ -133,10 +137,10 @@ def compute(
             [pairs[r] for r in rows],
         )
         arrays = {}
-        if wanted - {"hessian"}:
+        if wanted - _OWN_PROGRAM:
             arrays.update(potential.run(graph, kind))
-        if "hessian" in wanted:
-            arrays.update(potential.run(graph, "hessian"))
+        for name in wanted & _OWN_PROGRAM:
+            arrays.update(potential.run(graph, name))
         chosen = _Arrays(arrays, graph, wanted)
         for slot, row in enumerate(rows):
             values = chosen.values(potential, slot, structures[row], states[row])
@@ -161,7 +165,9 @@ def _check_properties(
                 f"stress needs three periodic directions; structure {index} has "
                 f"pbc={structure.pbc.tolist()}"
             )
-        if "dipole" in properties and structure.pbc.any():
+        if structure.pbc.any() and not {"dipole", "dipole_derivatives"}.isdisjoint(
+            properties
+        ):
             raise ValueError(
                 "the dipole has no meaning along periodic directions; structure "
                 f"{index} has pbc={structure.pbc.tolist()}"
@@ -241,4 +247,7 @@ class _Arrays:
             size = 3 * (stop - start)
             hessian = self.arrays["hessian"][:size, :size]
             values["hessian"] = 0.5 * (hessian + hessian.T)
+        if "dipole_derivatives" in self.arrays:
+            rows = self.arrays["dipole_derivatives"][start:stop]
+            values["dipole_derivatives"] = rows.reshape(-1, 3)
         return {name: value for name, value in values.items() if name in self.wanted}

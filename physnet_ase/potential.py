@@ -64,11 +64,25 @@ def _hessian(config: ModelConfig, params: Params, graph: Graph) -> dict[str, Any
     return {"hessian": jax.jacfwd(gradient)(positions).reshape(size, size)}
 
 
+def _dipole_derivatives(
+    config: ModelConfig, params: Params, graph: Graph
+) -> dict[str, Any]:
+    # Molecules do not see each other's positions, so the derivative of the sum of all
+    # dipoles holds that of each molecule in the rows of its own atoms.
+    def dipole(x: jax.Array) -> jax.Array:
+        _, terms = molecule_energies(config, params, graph, x)
+        return terms.charges @ x
+
+    derivatives = jax.jacrev(dipole)(jnp.asarray(graph.positions))
+    return {"dipole_derivatives": jnp.moveaxis(derivatives, 0, -1)}
+
+
 _PROGRAMS: dict[str, Callable[[ModelConfig, Params, Graph], dict[str, Any]]] = {
     "terms": _terms,
     "forces": _forces,
     "stress": _stress,
     "hessian": _hessian,
+    "dipole_derivatives": _dipole_derivatives,
 }
 
 
@@ -222,7 +236,8 @@ class Potential:
 
         Args:
             graph: NumPy graph; its floats are cast to the potential's dtype.
-            kind: "terms", "forces", "stress" (adds the virial) or "hessian".
+            kind: "terms", "forces", "stress" (adds the virial), "hessian" or
+                "dipole_derivatives".
         """
         with jax.enable_x64(self.dtype == np.float64):
             if self._device_params is None:
@@ -255,8 +270,9 @@ class Potential:
             states: ``None`` takes each structure's own state (``atoms.info`` and so
                 on); a list of states evaluates every structure in each of them.
             properties: Any of energy, forces, stress, dipole, charges,
-                spin_populations, energies, features, hessian. Energies in eV, lengths
-                in Å, charges in e. Energy alone runs no backward pass.
+                spin_populations, energies, features, hessian, dipole_derivatives.
+                Energies in eV, lengths in Å, charges in e. Energy alone runs no
+                backward pass.
             dtype: "float32" or "float64" for this call.
             allow_unseen_states: Turn the refusal of an unseen state into a warning.
 
