@@ -98,3 +98,41 @@ def test_prediction_options(tmp_path, model):
     )
     assert len(re.findall(r"\d ms$", printed, flags=re.MULTILINE)) == 7
     assert (tmp_path / "results" / "times.png").stat().st_size > 5000
+
+
+def test_ionization_energies(tmp_path):
+    printed = run_example("04_ionization_energies.py", tmp_path, "states-dft-small")
+    assert len(re.findall(r"^(C|C2H2|C6H6\*) +\d", printed, flags=re.MULTILINE)) == 3
+    error = number_after(printed, "\nionization energy: mean absolute error")
+    assert 0 < error < 1.5
+    assert (tmp_path / "results" / "parity.png").stat().st_size > 5000
+
+
+def test_methylene_gap(tmp_path):
+    printed = run_example("05_methylene_gap.py", tmp_path, "states-dft-small")
+    # Density functionals place the triplet some tenths of an eV below the singlet.
+    assert -0.9 < number_after(printed, "adiabatic gap") < -0.3
+    angles = re.findall(r"minimum: \S+ Å, ([\d.]+)°", printed)
+    assert 95 < float(angles[0]) < 110 < 125 < float(angles[1]) < 145
+    assert (tmp_path / "results" / "angle.png").stat().st_size > 5000
+
+
+def test_neb_of_an_anion(tmp_path):
+    printed = run_example("06_neb_anion.py", tmp_path, "states-dft-small")
+    path = read(tmp_path / "results" / "path.extxyz", ":")
+    assert {image.info["charge"] for image in path} == {-1}
+    energies = [image.get_potential_energy() for image in path]
+    assert energies[0] == pytest.approx(energies[-1], abs=1e-3)
+    barrier = 1e3 * (max(energies) - energies[0])
+    assert number_after(printed, "barrier") == pytest.approx(barrier, abs=0.1)
+    assert 10 < barrier < 200
+    assert number_after(printed, "top: angles at carbon sum to") > 359.9
+    assert (tmp_path / "results" / "path.png").stat().st_size > 5000
+
+
+def test_crossing_point(tmp_path):
+    printed = run_example("07_crossing_point.py", tmp_path, "states-dft-small")
+    assert abs(number_after(printed, "energies differ by")) < 1.0
+    assert number_after(printed, "force left along the seam:") < 0.02
+    assert len(read(tmp_path / "results" / "crossing.xyz")) == 3
+    assert (tmp_path / "results" / "crossing.png").stat().st_size > 5000
