@@ -9,6 +9,8 @@ SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 OFFSETS = "offsets.npy"
 N_ATOMS = "n_atoms.npy"
+INVALID_ROWS = "invalid_rows.csv"
+"""Rows of the sources that were skipped or kept with a problem, where there are any."""
 MAX_GROUPS = 65_536
 """Most distinct group names kept; beyond this a name no longer groups anything."""
 UNITS = {

@@ -1,20 +1,20 @@
 """Write a packed dataset: streamed, in bounded memory, complete or not at all."""
 
-import json
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from physnet_training.durable import HashedFile, publish, sync, write_json
+from physnet_training.invalid_rows import InvalidRow, InvalidRowsFile
 from physnet_training.layout import (
     FIELDS,
-    LABELS,
     MANIFEST,
     MAX_GROUPS,
     N_ATOMS,
@@ -24,6 +24,7 @@ from physnet_training.layout import (
     Field,
     sha256,
 )
+from physnet_training.tally import Numbering, Tally
 
 Array = NDArray[Any]
 _ALWAYS = (
@@ -42,7 +43,8 @@ class PackedWriter:
 
     Everything goes into a hidden directory next to the target, which gets the target's
     name in one rename when the ``with`` block ends well and is removed when it does
-    not: nothing half-written ever stands under the target's name.
+    not: nothing half-written ever stands under the target's name. Writing and its
+    checksums happen in a thread, at most one ``append`` behind.
 
     Args:
         target: The directory to make; it must not exist.
@@ -68,16 +70,15 @@ class PackedWriter:
             )
         )
         self._folder.chmod(0o755)  # mkdtemp makes it private; a dataset is not
-        self._files: dict[str, BinaryIO] = {}
-        self._sizes: BinaryIO = (self._folder / "sizes.tmp").open("w+b")
-        self.num_molecules = 0
-        self.num_atoms = 0
-        self._elements: set[int] = set()
-        self._states: Counter[tuple[int, int]] = Counter()
-        self._labels: Counter[str] = Counter()
-        self._levels: dict[str, int] = {}
-        self._groups: dict[str, int] = {}
+        self._tally = Tally()
+        self._levels, self._groups = Numbering(), Numbering()
         self._too_many_groups = False
+        self._invalid = InvalidRowsFile(self._folder)
+        self._sizes = HashedFile(self._folder / "sizes.tmp")
+        self._files: dict[str, HashedFile] = {}
+        self._written = (0, 0)  # molecules and atoms in the files
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="packed-writer")
+        self._pending: Future[None] | None = None
         for name in _ALWAYS:
             self._open(name)
 
@@ -100,6 +101,16 @@ class PackedWriter:
             self.abort()
             raise
 
+    @property
+    def num_molecules(self) -> int:
+        """Molecules appended so far."""
+        return self._tally.num_molecules
+
+    @property
+    def num_atoms(self) -> int:
+        """Atoms appended so far."""
+        return self._tally.num_atoms
+
     def append(
         self,
         n_atoms: Array,
@@ -116,96 +127,100 @@ class PackedWriter:
                 or atom; energies in eV, lengths in Å, charges in e. ``atomic_numbers``,
                 ``positions`` and ``total_charge`` are required; a label that is absent
                 or NaN counts as missing.
-            names: [molecules] the molecule's name, by which whole molecules can be
-                held out; an empty one belongs to no group.
+            names: [molecules] name of each, by which whole molecules can be held out;
+                an empty one belongs to no group.
             levels: [molecules] level of theory of each; empty where unknown.
 
         Raises:
             ValueError: An array is unknown, or its shape disagrees with the counts.
+            OSError: The disk is full, now or in the ``append`` before.
         """
-        count, atoms = len(n_atoms), int(np.sum(n_atoms))
-        arrays = _check_shapes(values, count, atoms)
+        sizes = np.array(n_atoms, dtype="<i4")
+        arrays = _check_shapes(values, len(sizes), int(np.sum(sizes)))
+        if len(sizes) == 0:
+            return
         if levels is not None:
-            arrays["level"] = _numbered(self._levels, levels).astype("<i2")
+            arrays["level"] = self._levels(levels).astype("<i2")
         if names is not None and not self._too_many_groups:
-            arrays["group"] = _numbered(self._groups, names)
-            self._too_many_groups = len(self._groups) > MAX_GROUPS
-        self._sizes.write(np.asarray(n_atoms, dtype="<i4").tobytes())
-        for name, array in arrays.items():
-            if name not in self._files and _has_content(array):
-                self._open(name)
-        for name, file in self._files.items():
-            field = FIELDS[name]
-            if name in arrays:
-                file.write(np.ascontiguousarray(arrays[name]).tobytes())
-            else:
-                _write_missing(file, field, atoms if field.per_atom else count)
-        self.num_molecules += count
-        self.num_atoms += atoms
-        self._count(n_atoms, arrays)
+            arrays["group"] = self._groups(names)
+            self._too_many_groups = len(self._groups.names) > MAX_GROUPS
+        self._wait()
+        self._pending = self._thread.submit(self._write, sizes, arrays)
+        self._tally.add(sizes, arrays)
+
+    def report_invalid(self, rows: Iterable[InvalidRow]) -> None:
+        """List molecules that were skipped, or kept in spite of a problem."""
+        self._invalid.write(rows)
 
     def finish(self) -> Path:
         """Write the manifest and give the directory its name.
 
         Raises:
             ValueError: No molecules were appended, or the target appeared meanwhile.
+            OSError: The disk is full.
         """
         if self.num_molecules == 0:
             raise ValueError(f"{self.target}: zero molecules, nothing to write")
-        for file in self._files.values():
-            file.close()
+        self._wait()
+        self._thread.shutdown()
+        checksums = {FIELDS[n].file: file.finish() for n, file in self._files.items()}
         self._files.clear()
         if self._too_many_groups:
             (self._folder / FIELDS["group"].file).unlink()
-            self._groups.clear()
-        self._write_index()
-        manifest = self._manifest()
-        text = json.dumps(manifest, indent=1, ensure_ascii=False)
-        (self._folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
-        if self.target.exists():
-            raise ValueError(
-                f"{self.target} appeared while it was being written; choose another"
-            )
-        self._folder.rename(self.target)
+            del checksums[FIELDS["group"].file]
+            self._groups.names.clear()
+        self._sizes.finish()
+        self._invalid.close()
+        for path in self._write_index():
+            sync(path)
+            checksums[path.name] = sha256(path)
+        write_json(self._folder / MANIFEST, self._manifest(checksums))
+        publish(self._folder, self.target)
         return self.target
 
     def abort(self) -> None:
         """Remove everything written so far."""
-        self._sizes.close()
-        for file in self._files.values():
+        self._thread.shutdown()
+        self._invalid.close()
+        for file in (self._sizes, *self._files.values()):
             file.close()
         self._files.clear()
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    def _wait(self) -> None:
+        """Until the thread has written what was appended last; raise its error."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def _write(self, sizes: Array, arrays: Mapping[str, Array]) -> None:
+        """The thread's part: one call at a time, in the order of the appends."""
+        count, atoms = len(sizes), int(np.sum(sizes))
+        self._sizes.write(sizes)
+        for name, array in arrays.items():
+            if name not in self._files and _has_content(array):
+                self._open(name)
+        for name, file in self._files.items():
+            field = FIELDS[name]
+            if name in arrays:
+                file.write(arrays[name])
+            else:
+                _write_missing(file, field, atoms if field.per_atom else count)
+        self._written = (self._written[0] + count, self._written[1] + atoms)
+
     def _open(self, name: str) -> None:
         """Start a file; molecules that came before lack this label."""
         field = FIELDS[name]
-        file = (self._folder / field.file).open("wb")
-        _write_missing(
-            file, field, self.num_atoms if field.per_atom else self.num_molecules
-        )
+        file = HashedFile(self._folder / field.file)
+        _write_missing(file, field, self._written[1 if field.per_atom else 0])
         self._files[name] = file
 
-    def _count(self, n_atoms: Array, arrays: Mapping[str, Array]) -> None:
-        self._elements.update(np.unique(arrays["atomic_numbers"]).tolist())
-        first = np.cumsum(n_atoms) - n_atoms
-        for name in LABELS:
-            if name not in arrays:
-                continue
-            rows = arrays[name].reshape(len(arrays[name]), -1)
-            finite = np.isfinite(rows).all(axis=1)
-            if FIELDS[name].per_atom:
-                finite = np.logical_and.reduceat(finite, first)
-            self._labels[name] += int(finite.sum())
-        spin = arrays.get("spin_multiplicity")
-        if spin is not None:
-            states = np.stack([arrays["total_charge"], spin], axis=1)
-            states = states[np.isfinite(spin)].astype(int)
-            self._states.update((q, m) for q, m in states.tolist())
+    def _write_index(self) -> list[Path]:
+        """``n_atoms.npy`` and ``offsets.npy`` from the streamed sizes, in pieces.
 
-    def _write_index(self) -> None:
-        """``n_atoms.npy`` and ``offsets.npy`` from the streamed sizes, in pieces."""
-        self._sizes.close()
+        Returns:
+            The files that still have no checksum.
+        """
         raw = self._folder / "sizes.tmp"
         sizes = np.memmap(raw, dtype="<i4", mode="r")
         make = np.lib.format.open_memmap
@@ -223,13 +238,10 @@ class PackedWriter:
         offsets.flush()
         del sizes
         raw.unlink()
+        index = [self._folder / N_ATOMS, self._folder / OFFSETS]
+        return [*index, self._invalid.path] if self._invalid.counts else index
 
-    def _manifest(self) -> dict[str, Any]:
-        files = sorted(path.name for path in self._folder.iterdir())
-        states = [
-            {"charge": q, "multiplicity": m, "count": count}
-            for (q, m), count in sorted(self._states.items())
-        ]
+    def _manifest(self, checksums: Mapping[str, str]) -> dict[str, Any]:
         notes = []
         if self._too_many_groups:
             notes.append(
@@ -240,24 +252,20 @@ class PackedWriter:
             "schema_version": SCHEMA_VERSION,
             "format": "physnet packed dataset",
             "units": UNITS,
-            "num_molecules": self.num_molecules,
-            "num_atoms": self.num_atoms,
-            "elements": sorted(self._elements),
-            "states": states,
-            "spin_known": self._states.total() == self.num_molecules,
-            "levels": list(self._levels),
-            "labels": {n: self._labels[n] for n in LABELS if self._labels[n]},
-            "groups": list(self._groups),
-            "sha256": {name: sha256(self._folder / name) for name in files},
+            **self._tally.summary(),
+            "levels": list(self._levels.names),
+            "groups": list(self._groups.names),
+            "sha256": dict(sorted(checksums.items())),
             "provenance": self.provenance,
             "notes": notes,
+            "invalid_rows": dict(self._invalid.counts),
         }
 
 
 def _check_shapes(
     values: Mapping[str, Array], count: int, atoms: int
 ) -> dict[str, Array]:
-    """Arrays in their types on disk, after a check of names and shapes."""
+    """Copies in their types on disk, after a check of names and shapes."""
     missing = {"atomic_numbers", "positions", "total_charge"} - set(values)
     unknown = set(values) - (set(FIELDS) - {"level", "group"})
     if missing or unknown:
@@ -273,15 +281,9 @@ def _check_shapes(
             raise ValueError(
                 f"append: {name} has shape {np.shape(value)}, expected {expected}"
             )
-        arrays[name] = np.asarray(value).astype(field.dtype)
+        # A copy: the thread writes it while the caller goes on.
+        arrays[name] = np.array(value, dtype=field.dtype, order="C")
     return arrays
-
-
-def _numbered(known: dict[str, int], names: Iterable[str]) -> Array:
-    """Numbers of names in order of appearance; -1 for an empty one."""
-    return np.array(
-        [known.setdefault(str(n), len(known)) if n else -1 for n in names], dtype="<i4"
-    )
 
 
 def _has_content(array: Array) -> bool:
@@ -291,9 +293,9 @@ def _has_content(array: Array) -> bool:
     return bool((array >= 0).any() if array.dtype.kind == "i" else array.any())
 
 
-def _write_missing(file: BinaryIO, field: Field, rows: int) -> None:
+def _write_missing(file: HashedFile, field: Field, rows: int) -> None:
     """Fill rows with NaN, or -1 (0 for flags) in integer fields."""
     fill = {"f": np.nan, "u": 0, "i": -1}[np.dtype(field.dtype).kind]
     for start in range(0, rows, _CHUNK):
         shape = (min(_CHUNK, rows - start), *field.shape)
-        file.write(np.full(shape, fill, dtype=field.dtype).tobytes())
+        file.write(np.full(shape, fill, dtype=field.dtype))

@@ -1,0 +1,76 @@
+"""Files that are whole or absent: written aside, flushed to the disk, then renamed."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class HashedFile:
+    """A new file that knows its SHA-256 without being read again.
+
+    Args:
+        path: The file to make.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file: BinaryIO = path.open("wb")
+        self._hash = hashlib.sha256()
+
+    def write(self, array: NDArray[Any]) -> None:
+        """Append the bytes of an array."""
+        if array.size == 0:
+            return
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        self._file.write(data)
+        self._hash.update(data)
+
+    def finish(self) -> str:
+        """Flush to the disk and close; return the hexadecimal SHA-256."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return self._hash.hexdigest()
+
+    def close(self) -> None:
+        """Close without a guarantee, for a file that will be removed."""
+        self._file.close()
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or a directory's list of names, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write or replace a JSON file in one step: readers see the old or the new one."""
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    aside = path.with_name(f".{path.name}.partial")
+    aside.write_text(text + "\n", encoding="utf-8")
+    sync(aside)
+    aside.replace(path)
+    sync(path.parent)
+
+
+def publish(folder: Path, target: Path) -> None:
+    """Give a finished directory its name, which must be free.
+
+    Raises:
+        ValueError: Something stands there by now.
+    """
+    sync(folder)
+    if target.exists():
+        raise ValueError(
+            f"{target} appeared while it was being written; choose another"
+        )
+    folder.rename(target)
+    sync(target.parent)
