@@ -1,6 +1,7 @@
 """Read a packed dataset: one directory or a root of shards, memory-mapped."""
 
 from collections import Counter
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from physnet_training.layout import FIELDS, LABELS
 from physnet_training.shard import Shard
 
 Array = NDArray[Any]
-_SCAN = 1 << 20  # rows read at once when a property has to be found out
+_SCAN = 1 << 18  # rows read at once when a property has to be found out
 
 
 class PackedDataset:
@@ -132,6 +133,8 @@ class PackedDataset:
     @cached_property
     def spin_known(self) -> bool:
         """Whether every molecule has a stored multiplicity."""
+        if all("spin_known" in manifest for manifest in self.manifests):
+            return all(manifest["spin_known"] for manifest in self.manifests)
         return bool(np.isfinite(self.unique("spin_multiplicity")).all())
 
     @cached_property
@@ -140,25 +143,32 @@ class PackedDataset:
 
         Molecules whose multiplicity is neither stored nor assumed are left out.
         """
+        stored = all("states" in manifest for manifest in self.manifests)
+        if stored and (self.assume_multiplicity is None or self.spin_known):
+            total: Counter[tuple[int, int]] = Counter()
+            for manifest in self.manifests:
+                for row in manifest["states"]:
+                    total[row["charge"], row["multiplicity"]] += row["count"]
+            return dict(sorted(total.items()))
+        return self.count_states(range(self.num_molecules))
+
+    def count_states(self, molecules: Array | range) -> dict[tuple[int, int], int]:
+        """As ``states``, counted among some molecules in bounded memory."""
         total: Counter[tuple[int, int]] = Counter()
-        for start in range(0, self.num_molecules, _SCAN):
-            rows = np.arange(start, min(start + _SCAN, self.num_molecules))
+        for rows in pieces(molecules):
             spin = self.multiplicities(rows)
             known = np.isfinite(spin)
             charge = self.take("total_charge", rows)[known]
             pairs = np.stack([charge, spin[known]], axis=1)
             values, counts = np.unique(pairs, axis=0, return_counts=True)
             for (q, m), count in zip(values.tolist(), counts.tolist(), strict=True):
-                total[(int(q), int(m))] += count
+                total[int(q), int(m)] += count
         return dict(sorted(total.items()))
 
     def unique(self, name: str) -> Array:
         """Distinct values of a field, NaN once, found in bounded memory."""
         total = self.num_atoms if FIELDS[name].per_atom else self.num_molecules
-        found = [
-            np.unique(self.take(name, np.arange(start, min(start + _SCAN, total))))
-            for start in range(0, total, _SCAN)
-        ]
+        found = [np.unique(self.take(name, rows)) for rows in pieces(range(total))]
         return np.unique(np.concatenate(found))
 
     def take(self, name: str, rows: Array) -> Array:
@@ -166,17 +176,23 @@ class PackedDataset:
 
         Levels and groups are indices into ``levels`` and ``groups``, -1 where unknown.
         """
-        field = FIELDS[name]
-        maps = {"level": self._level_maps, "group": self._group_maps}.get(name)
         if len(self._shards) == 1:
             return self._shards[0].take(name, rows)
+        field = FIELDS[name]
+        maps = {"level": self._level_maps, "group": self._group_maps}.get(name)
         starts = self._atom_starts if field.per_atom else self._starts
-        owner = np.searchsorted(starts, rows, side="right") - 1
+        rows = np.asarray(rows)
+        ordered = bool((rows[1:] >= rows[:-1]).all())
+        order = slice(None) if ordered else np.argsort(rows, kind="stable")
+        ascending = rows[order]
         result = np.empty((len(rows), *field.shape), dtype=field.dtype)
-        for index in np.unique(owner):
-            mine = owner == index
-            values = self._shards[index].take(name, rows[mine] - starts[index])
+        ends = np.searchsorted(ascending, starts)
+        for index in np.flatnonzero(np.diff(ends)).tolist():
+            mine = slice(ends[index], ends[index + 1])
+            values = self._shards[index].take(name, ascending[mine] - starts[index])
             result[mine] = maps[index][values] if maps else values
+        if not ordered:
+            result[order] = result.copy()
         return result
 
     def atom_rows(self, molecules: Array) -> Array:
@@ -238,8 +254,7 @@ class PackedDataset:
         if name not in self.fields:
             return 0
         count = 0
-        for start in range(0, self.num_molecules, _SCAN):
-            rows = np.arange(start, min(start + _SCAN, self.num_molecules))
+        for rows in pieces(range(self.num_molecules)):
             per_atom = FIELDS[name].per_atom
             values = self.take(name, self.atom_rows(rows) if per_atom else rows)
             finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
@@ -248,6 +263,12 @@ class PackedDataset:
                 finite = np.logical_and.reduceat(finite, first)
             count += int(finite.sum())
         return count
+
+
+def pieces(rows: Array | range) -> Iterator[Array]:
+    """The rows in arrays of bounded length."""
+    for start in range(0, len(rows), _SCAN):
+        yield np.asarray(rows[start : start + _SCAN])
 
 
 def _merge(shards: list[Shard], key: str) -> tuple[tuple[str, ...], list[Array]]:

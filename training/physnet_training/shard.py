@@ -19,6 +19,7 @@ from physnet_training.layout import (
 )
 
 Array = NDArray[Any]
+_SCAN = 1 << 16  # molecules checked at once: what is read stays in the cache
 
 
 class Shard:
@@ -58,7 +59,7 @@ class Shard:
         field = FIELDS[name]
         array = self.arrays.get(name)
         if array is not None:
-            return np.asarray(array[rows], dtype=field.dtype)
+            return array.take(rows, axis=0).astype(field.dtype, copy=False)
         if name == "level" and len(self.manifest.get("levels", [])) == 1:
             fill: float = 0
         else:
@@ -95,15 +96,13 @@ class Shard:
                 f"{self.num_molecules} molecules ({N_ATOMS}) need "
                 f"{self.num_molecules + 1}; convert the data again"
             )
-        sizes = np.diff(self.offsets)
-        wrong = np.flatnonzero((sizes != self.n_atoms) | (self.n_atoms < 1))
-        if self.offsets[0] != 0 or len(wrong):
-            row = int(wrong[0]) if len(wrong) else 0
+        row = self._first_disagreement()
+        if row is not None:
             raise ValueError(
                 f"{self.path}: {OFFSETS} and {N_ATOMS} disagree at molecule {row}: "
-                f"the offsets span {int(sizes[row])} atoms from "
-                f"{int(self.offsets[row])}, n_atoms is {int(self.n_atoms[row])} (at "
-                "least 1); convert the data again"
+                f"the offsets span {int(self.offsets[row + 1] - self.offsets[row])} "
+                f"atoms from {int(self.offsets[row])}, n_atoms is "
+                f"{int(self.n_atoms[row])} (at least 1); convert the data again"
             )
         for key, found in (
             ("num_molecules", self.num_molecules),
@@ -114,6 +113,18 @@ class Shard:
                     f"{self.path / MANIFEST} says {key} = {self.manifest[key]}, the "
                     f"files hold {found}; the directory is incomplete, convert again"
                 )
+
+    def _first_disagreement(self) -> int | None:
+        """The first molecule whose offsets do not span its atoms; read in pieces."""
+        if self.offsets[0] != 0:
+            return 0
+        for start in range(0, self.num_molecules, _SCAN):
+            sizes = self.n_atoms[start : start + _SCAN]
+            spans = np.diff(self.offsets[start : start + len(sizes) + 1])
+            wrong = (spans != sizes) | (sizes < 1)
+            if wrong.any():
+                return start + int(np.argmax(wrong))
+        return None
 
     def _open(self, name: str, field: Field) -> Array | None:
         path = self.path / field.file
@@ -134,7 +145,8 @@ class Shard:
                 "belongs to another dataset, convert the data again"
             )
         shape = (count, *field.shape)
-        return np.memmap(path, dtype=field.dtype, mode="r", shape=shape)
+        mapped = np.memmap(path, dtype=field.dtype, mode="r", shape=shape)
+        return mapped.view(np.ndarray)  # a memmap's own indexing is slow
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
