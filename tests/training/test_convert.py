@@ -222,15 +222,6 @@ def test_shipped_data_converts_with_everything(tmp_path):
     assert [entry["path"] for entry in provenance] == ["states_dft.npz", "ladders.npz"]
 
 
-def test_repeated_molecules_are_noted(tmp_path, make_molecules):
-    molecules = make_molecules([2, 3, 2], ["energy"])
-    write_padded(tmp_path / "a.npz", molecules)
-    report = convert([tmp_path / "a.npz"] * 2, tmp_path / "set")
-    assert report.sources[0].notes == []
-    assert "3 molecules stand in the data already" in report.sources[1].notes[0]
-    assert report.num_molecules == 6
-
-
 def test_hdf5_groups(tmp_path, make_molecules):
     h5py = pytest.importorskip("h5py")
     molecules = make_molecules([3, 3], EVERY)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from physnet_training.duplicates import DuplicateCounter
 from physnet_training.formats import Reader, find_format
 from physnet_training.layout import sha256
 from physnet_training.molecules import Molecules, ReadOptions
@@ -73,13 +72,12 @@ def convert(
         raise ValueError("convert needs at least one source file, got none")
     readers = [find_format(path).read for path in paths]
     with PackedWriter(target) as writer:
-        reports, duplicates = [], DuplicateCounter()
+        reports = []
         for path, reader in zip(paths, readers, strict=True):
             report = _convert_one(
                 path,
                 reader,
                 writer,
-                duplicates,
                 options=read_options,
                 progress=on_progress,
             )
@@ -95,7 +93,6 @@ def _convert_one(
     path: Path,
     reader: Reader,
     writer: PackedWriter,
-    duplicates: DuplicateCounter,
     *,
     options: ReadOptions,
     progress: Progress | None,
@@ -103,7 +100,6 @@ def _convert_one(
     """Stream one file into the writer."""
     units: dict[str, str] = {}
     assumed: Counter[str] = Counter()
-    repeated: list[tuple[int, int | None]] = []
     before = writer.num_molecules
     for piece in reader(path, options, units):
         if len(piece.n_atoms) == 0:
@@ -119,7 +115,6 @@ def _convert_one(
             names=molecules.names,
             levels=molecules.levels,
         )
-        repeated.append(duplicates.count(molecules))
         if progress is not None:
             progress(path, writer.num_molecules)
     count = writer.num_molecules - before
@@ -134,13 +129,6 @@ def _convert_one(
             "energy=NAME, --key forces=NAME"
         )
     notes = [f"{number} molecules: {what}" for what, number in assumed.items()]
-    if any(number for number, _ in repeated):
-        row = next(row for number, row in repeated if number)
-        notes.append(
-            f"{sum(number for number, _ in repeated)} molecules stand in the data "
-            f"already, same geometry and state (first: {row}, 0-based); split by "
-            "geometry to keep copies together"
-        )
     return SourceReport(path.name, sha256(path), count, units, notes)
 
 

@@ -52,12 +52,12 @@ def hash_uniform(keys: Array, seed: int) -> Array:
     Returns:
         [n] float64.
     """
-    start = _splitmix64(np.array([seed & (2**64 - 1)], dtype=np.uint64))
-    mixed = _splitmix64(_splitmix64(np.asarray(keys).astype(np.uint64)) ^ start)
+    start = splitmix64(np.array([seed & (2**64 - 1)], dtype=np.uint64))
+    mixed = splitmix64(splitmix64(np.asarray(keys).astype(np.uint64)) ^ start)
     return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def _splitmix64(values: Array) -> Array:
+def splitmix64(values: Array) -> Array:
     """Array arithmetic on uint64 wraps silently, as the algorithm wants."""
     z = values + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

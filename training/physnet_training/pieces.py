@@ -1,0 +1,71 @@
+"""A packed dataset in pieces of consecutive molecules, for what reads all of it."""
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from physnet_training.layout import FIELDS
+from physnet_training.packed import PackedDataset
+
+Array = NDArray[Any]
+
+_MAX_MOLECULES = 1 << 16
+_MAX_ATOMS = 1 << 18  # 3 MB of positions; work arrays on top stay below 50 MB
+
+
+class Piece:
+    """Some consecutive molecules; each field is read once and kept.
+
+    Attributes:
+        rows: [molecules] int64 numbers of the molecules in the dataset.
+        sizes: [molecules] int64 number of atoms.
+        starts: [molecules] int64 first atom of each, counted from the piece's first.
+    """
+
+    def __init__(self, dataset: PackedDataset, first: int, end: int) -> None:
+        self._dataset = dataset
+        self.rows = np.arange(first, end)
+        self.sizes = dataset.n_atoms[first:end].astype(np.int64)
+        self.starts = np.cumsum(self.sizes) - self.sizes
+        self._atoms = np.arange(int(dataset.offsets[first]), int(dataset.offsets[end]))
+        self._taken: dict[str, Array] = {}
+
+    def take(self, name: str) -> Array:
+        """A field of ``layout.FIELDS``: one row per molecule or atom of the piece."""
+        if name not in self._taken:
+            rows = self._atoms if FIELDS[name].per_atom else self.rows
+            self._taken[name] = self._dataset.take(name, rows)
+        return self._taken[name]
+
+    @cached_property
+    def owners(self) -> Array:
+        """[atoms] index in the piece of the molecule that an atom belongs to."""
+        return np.repeat(np.arange(len(self.sizes)), self.sizes)
+
+    @cached_property
+    def electrons(self) -> Array:
+        """[molecules] float64 number of electrons, from elements and charge."""
+        protons = np.add.reduceat(
+            self.take("atomic_numbers").astype(np.int64), self.starts
+        )
+        return protons - self.take("total_charge").astype(np.float64)
+
+    @cached_property
+    def multiplicity(self) -> Array:
+        """[molecules] float32 2S+1, NaN where it is neither stored nor assumed."""
+        return self._dataset.multiplicities(self.rows)
+
+
+def pieces(dataset: PackedDataset) -> Iterator[Piece]:
+    """All molecules in order, in pieces of bounded size."""
+    first, count = 0, dataset.num_molecules
+    while first < count:
+        end = min(first + _MAX_MOLECULES, count)
+        limit = int(dataset.offsets[first]) + _MAX_ATOMS
+        fitting = int(np.searchsorted(dataset.offsets[first : end + 1], limit, "right"))
+        end = first + max(min(fitting - 1, end - first), 1)
+        yield Piece(dataset, first, end)
+        first = end
