@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from physnet_training.molecules import Molecules, ReadOptions
-from physnet_training.read_arrays import read_hdf5, read_npz
 from physnet_training.read_extxyz import read_extxyz
+from physnet_training.read_hdf5 import count_hdf5, read_hdf5
+from physnet_training.read_npz import count_npz, read_npz
 
 Reader = Callable[[Path, ReadOptions, dict[str, str]], Iterator[Molecules]]
 """Yields the molecules of a source in pieces of bounded size, rows ascending, only
@@ -34,8 +35,8 @@ def _unknown(path: Path) -> int | None:
     return None
 
 
-_NPZ = Format("NPZ", read_npz, _unknown)
-_HDF5 = Format("HDF5", read_hdf5, _unknown)
+_NPZ = Format("NPZ", read_npz, count_npz)
+_HDF5 = Format("HDF5", read_hdf5, count_hdf5)
 _EXTXYZ = Format("extended XYZ", read_extxyz, _unknown)
 
 ENDINGS: dict[str, Format] = {

@@ -1,6 +1,6 @@
 """A ragged batch of molecules on its way from a file to a packed dataset."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -82,3 +82,72 @@ class Molecules:
             {name: rows[chosen] for name, rows in self.absent.items()},
             self.facts,
         )
+
+
+def concatenate(pieces: Sequence[Molecules]) -> Molecules:
+    """Pieces one after another; what a piece lacks is NaN and counts as absent."""
+    if len(pieces) == 1:
+        return pieces[0]
+    names = sorted(set().union(*(piece.values for piece in pieces)))
+    values, absent = {}, {}
+    for name in names:
+        field_, parts, gone = FIELDS[name], [], []
+        for piece in pieces:
+            count = len(piece.n_atoms)
+            part = piece.values.get(name)
+            if part is None:
+                rows = int(piece.n_atoms.sum()) if field_.per_atom else count
+                empty = 0 if np.dtype(field_.dtype).kind == "u" else np.nan
+                part = np.full((rows, *field_.shape), empty)
+            parts.append(part)
+            nowhere = np.full(count, name not in piece.values)
+            gone.append(piece.absent.get(name, nowhere))
+        values[name] = np.concatenate(parts)
+        absent[name] = np.concatenate(gone)
+    return Molecules(
+        np.concatenate([piece.rows for piece in pieces]),
+        np.concatenate([piece.n_atoms for piece in pieces]),
+        values,
+        _joined_words([piece.names for piece in pieces], pieces),
+        _joined_words([piece.levels for piece in pieces], pieces),
+        {name: rows for name, rows in absent.items() if rows.any()},
+        tuple(dict.fromkeys(fact for piece in pieces for fact in piece.facts)),
+    )
+
+
+def gather(
+    pieces: Iterable[Molecules], count: int = 10_000, num_atoms: int = 300_000
+) -> Iterator[Molecules]:
+    """Join small pieces until there are ``count`` molecules or ``num_atoms`` atoms.
+
+    A new piece begins where the facts change, so that they stay with their molecules.
+    """
+    held: list[Molecules] = []
+    molecules = atoms = 0
+    for piece in pieces:
+        if len(piece.n_atoms) == 0:
+            continue
+        size = int(piece.n_atoms.sum())
+        full = molecules + len(piece.n_atoms) > count or atoms + size > num_atoms
+        if held and (full or piece.facts != held[-1].facts):
+            yield concatenate(held)
+            held, molecules, atoms = [], 0, 0
+        held.append(piece)
+        molecules += len(piece.n_atoms)
+        atoms += size
+    if held:
+        yield concatenate(held)
+
+
+def _joined_words(
+    words: Sequence[Array | None], pieces: Sequence[Molecules]
+) -> Array | None:
+    """Names or levels of all pieces, empty where a piece has none."""
+    if all(part is None for part in words):
+        return None
+    return np.concatenate(
+        [
+            np.full(len(piece.n_atoms), "") if part is None else part
+            for part, piece in zip(words, pieces, strict=True)
+        ]
+    )

@@ -3,10 +3,15 @@
 import difflib
 from collections.abc import Iterable, Mapping
 
-from physnet_ase.units import TO_ANGSTROM, TO_ELECTRON_ANGSTROM, TO_EV
+from physnet_ase.units import (
+    GIGAPASCAL,
+    TO_ANGSTROM,
+    TO_ELECTRON_ANGSTROM,
+    TO_EV,
+)
 
 ALIASES: dict[str, tuple[str, ...]] = {
-    "atomic_numbers": ("atomic_numbers", "numbers", "Z", "z"),
+    "atomic_numbers": ("atomic_numbers", "numbers", "species", "Z", "z"),
     "positions": ("positions", "R", "coord", "coordinates"),
     "n_atoms": ("n_atoms", "N"),
     "energy": ("energy", "E", "REF_energy"),
@@ -28,6 +33,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "cell": ("cell",),
     "pbc": ("pbc",),
     "stress": ("stress",),
+    "virial": ("virial", "virials"),
     "name": ("name",),
 }
 """Quantity -> keys under which data files store it; every spin is 2S+1."""
@@ -39,7 +45,14 @@ _ENERGY_UNITS = {name.lower(): factor for name, factor in TO_EV.items()} | {
     "eh": TO_EV["hartree"],
 }
 _LENGTH_UNITS = TO_ANGSTROM | {"ang": 1.0, "å": 1.0}
-_DIPOLE_UNITS = TO_ELECTRON_ANGSTROM | {"e*å": 1.0, "d": TO_ELECTRON_ANGSTROM["debye"]}
+_DIPOLE_UNITS = TO_ELECTRON_ANGSTROM | {
+    "e*å": 1.0,
+    "d": TO_ELECTRON_ANGSTROM["debye"],
+    "elementary_charge*bohr": TO_ELECTRON_ANGSTROM["e*bohr"],
+    "elementary_charge*angstrom": 1.0,
+}
+_CHARGE_UNITS = ("e", "electrons", "electron", "elementary_charge")
+_PRESSURE_UNITS = {"gpa": GIGAPASCAL, "kbar": GIGAPASCAL / 10}
 
 LABEL_QUANTITIES = (
     "energy",
@@ -49,8 +62,10 @@ LABEL_QUANTITIES = (
     "charges",
     "spin_populations",
     "stress",
+    "virial",
 )
-"""Quantities a file may hold as labels; a gradient is the negative force."""
+"""Quantities a file may hold as labels; a gradient is the negative force, a virial the
+negative stress times the volume."""
 
 
 def find_keys(
@@ -109,30 +124,37 @@ def factor_to_internal(quantity: str, unit: str) -> float:
     Raises:
         ValueError: The unit is unknown; the message lists the known ones.
     """
-    plain = unit.split("(")[0].strip().lower()
+    plain = unit.split("(")[0].strip().lower().replace(" ", "")
     factor = _known_factor(quantity, plain)
     if factor is not None:
         return factor
+    power = "^3" if quantity == "stress" else ""
     known = {
         "energy": list(TO_EV),
+        "virial": list(TO_EV),
         "positions": list(TO_ANGSTROM),
         "dipole": list(TO_ELECTRON_ANGSTROM),
-    }.get(quantity, [f"{e}/{a}" for e in TO_EV for a in TO_ANGSTROM])
+        "charges": list(_CHARGE_UNITS),
+        "spin_populations": list(_CHARGE_UNITS),
+    }.get(quantity, [f"{e}/{a}{power}" for e in TO_EV for a in TO_ANGSTROM])
+    known += list(_PRESSURE_UNITS) if quantity == "stress" else []
     raise ValueError(f"unknown unit {unit!r} of {quantity}; known: {', '.join(known)}")
 
 
 def _known_factor(quantity: str, unit: str) -> float | None:
-    if quantity == "energy":
+    if quantity in ("energy", "virial"):
         return _ENERGY_UNITS.get(unit)
     if quantity in ("positions", "cell"):
         return _LENGTH_UNITS.get(unit)
     if quantity == "dipole":
         return _DIPOLE_UNITS.get(unit)
     if quantity in ("charges", "spin_populations"):
-        return 1.0 if unit in ("e", "electrons", "electron") else None
+        return 1.0 if unit in _CHARGE_UNITS else None
     power = 1
     energy, slash, length = unit.rpartition("/")
     if quantity == "stress":
+        if unit in _PRESSURE_UNITS:
+            return _PRESSURE_UNITS[unit]
         if not length.endswith("^3"):
             return None
         length, power = length.removesuffix("^3"), 3

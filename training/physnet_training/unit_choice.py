@@ -70,7 +70,7 @@ class UnitChoice:
 
     def _option(self, quantity: str) -> str | None:
         options = self.options
-        if quantity == "energy":
+        if quantity in ("energy", "virial"):
             return options.energy_unit
         if quantity == "positions":
             return options.length_unit
@@ -80,4 +80,6 @@ class UnitChoice:
             if options.force_unit or not options.energy_unit:
                 return options.force_unit
             return f"{options.energy_unit}/{options.length_unit or 'angstrom'}"
+        if quantity == "stress" and options.energy_unit:
+            return f"{options.energy_unit}/{options.length_unit or 'angstrom'}^3"
         return None
