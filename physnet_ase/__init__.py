@@ -19,10 +19,15 @@ if TYPE_CHECKING:
     from physnet_ase.observables import (
         minimum_energy_crossing_point as minimum_energy_crossing_point,
     )
+    from physnet_ase.observables import proton_affinity as proton_affinity
+    from physnet_ase.observables import reactivity_indices as reactivity_indices
+    from physnet_ase.observables import redox_potential as redox_potential
     from physnet_ase.observables import reorganization_energy as reorganization_energy
     from physnet_ase.observables import scan_states as scan_states
     from physnet_ase.observables import singlet_triplet_gap as singlet_triplet_gap
     from physnet_ase.observables import spin_ladder as spin_ladder
+    from physnet_ase.observables import thermochemistry as thermochemistry
+    from physnet_ase.observables import vibrations as vibrations
     from physnet_ase.potential import Potential as Potential
     from physnet_ase.state import ElectronicState as ElectronicState
     from physnet_ase.untrained import untrained_potential as untrained_potential
@@ -37,10 +42,15 @@ _MODULES = {
         "fukui_functions",
         "ionization_energy",
         "minimum_energy_crossing_point",
+        "proton_affinity",
+        "reactivity_indices",
+        "redox_potential",
         "reorganization_energy",
         "scan_states",
         "singlet_triplet_gap",
         "spin_ladder",
+        "thermochemistry",
+        "vibrations",
     ),
     "potential": ("Potential",),
     "state": ("ElectronicState",),

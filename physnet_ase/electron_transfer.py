@@ -1,14 +1,13 @@
-"""Observables of losing or gaining one electron: IE, EA, reorganization, Fukui."""
+"""Observables of losing or gaining one electron: IE, EA, reorganization energy."""
 
 from typing import NamedTuple
 
-import numpy as np
 from ase import Atoms
 
 from physnet_ase.calculator import PhysNetCalculator
 from physnet_ase.levels import (
     check_kind,
-    evaluate_states,
+    final_states,
     ion_states,
     lowest,
     start_state,
@@ -17,13 +16,13 @@ from physnet_ase.levels import (
 from physnet_ase.relaxation import Relaxation, relax
 from physnet_ase.results import (
     EnergyDifference,
-    FukuiFunctions,
     Kind,
     ReorganizationEnergy,
     State,
     one_or_many,
 )
-from physnet_ase.state import ElectronicState, as_state, signed, with_state
+from physnet_ase.state import ElectronicState, as_state, with_state
+from physnet_ase.zero_point import check_zero_point, zero_point_energies
 
 _DEFAULT = Relaxation()
 
@@ -36,6 +35,8 @@ def ionization_energy(
     from_state: State | None = None,
     to_state: State | None = None,
     relaxation: Relaxation = _DEFAULT,
+    *,
+    zero_point: bool = False,
 ) -> list[EnergyDifference]:
     """Energy needed to remove an electron: E(N−1) − E(N) in eV.
 
@@ -50,12 +51,13 @@ def ionization_energy(
         to_state: State of the ion. By default the lowest in energy, at the initial
             geometry, of the multiplicities m±1 that the model has seen.
         relaxation: How geometries are relaxed.
+        zero_point: Add the zero-point energies of the two minima; adiabatic only.
 
     Raises:
         ValueError: A state cannot be evaluated, or the model has seen no ion.
-        RuntimeError: An adiabatic relaxation did not converge.
+        RuntimeError: An adiabatic relaxation did not converge, or not to a minimum.
     """
-    request = _Request(kind, from_state, to_state, +1)
+    request = _Request(kind, from_state, to_state, +1, zero_point)
     return _charge_change(atoms, calculator, request, relaxation)
 
 
@@ -67,6 +69,8 @@ def electron_affinity(
     from_state: State | None = None,
     to_state: State | None = None,
     relaxation: Relaxation = _DEFAULT,
+    *,
+    zero_point: bool = False,
 ) -> list[EnergyDifference]:
     """Energy released on attaching an electron: E(N) − E(N+1) in eV.
 
@@ -82,12 +86,13 @@ def electron_affinity(
         to_state: State of the anion. By default the lowest in energy, at the initial
             geometry, of the multiplicities m±1 that the model has seen.
         relaxation: How geometries are relaxed.
+        zero_point: Add the zero-point energies of the two minima; adiabatic only.
 
     Raises:
         ValueError: A state cannot be evaluated, or the model has seen no anion.
-        RuntimeError: An adiabatic relaxation did not converge.
+        RuntimeError: An adiabatic relaxation did not converge, or not to a minimum.
     """
-    request = _Request(kind, from_state, to_state, -1)
+    request = _Request(kind, from_state, to_state, -1, zero_point)
     return _charge_change(atoms, calculator, request, relaxation)
 
 
@@ -120,14 +125,8 @@ def reorganization_energy(
     results = []
     for molecule in atoms:
         start = start_state(molecule, calculator, from_state)
-        minimum_a, _ = relax(molecule, start, calculator, relaxation)
-        if to_state is None:
-            candidates = ion_states(molecule, calculator, start, +1)
-            [row] = vertical_energies([minimum_a], calculator, [candidates])
-            end = lowest(candidates, row)
-        else:
-            end = as_state(to_state)
-        minimum_b, _ = relax(minimum_a, end, calculator, relaxation)
+        couple = relaxed_couple(molecule, start, to_state, calculator, relaxation)
+        (minimum_a, minimum_b), end = couple.geometries, couple.states[1]
         at_a, at_b = vertical_energies(
             [minimum_a, minimum_b], calculator, [[start, end], [end, start]]
         )
@@ -142,59 +141,36 @@ def reorganization_energy(
     return results
 
 
-@one_or_many
-def fukui_functions(
-    atoms: list[Atoms],
+class Couple(NamedTuple):
+    """A molecule relaxed in two states."""
+
+    states: tuple[ElectronicState, ElectronicState]
+    energies: tuple[float, float]  # eV
+    geometries: tuple[Atoms, Atoms]
+
+
+def relaxed_couple(
+    molecule: Atoms,
+    start: ElectronicState,
+    to_state: State | None,
     calculator: PhysNetCalculator,
-    from_state: State | None = None,
-    cation_state: State | None = None,
-    anion_state: State | None = None,
-) -> list[FukuiFunctions]:
-    """Condensed Fukui functions from the atomic charges of N−1, N and N+1 electrons.
-
-    f⁺ = q(N) − q(N+1), f⁻ = q(N−1) − q(N), f⁰ = (f⁺ + f⁻)/2 at one geometry (Yang &
-    Mortier, J. Am. Chem. Soc. 1986, 108, 5708), with the charges the model predicts.
-
-    Args:
-        atoms: One molecule, or a list of them for a list of results.
-        calculator: The calculator; its settings resolve the states.
-        from_state: State with N electrons; the atoms' own by default.
-        cation_state: State with N−1 electrons; chosen as in ``ionization_energy``.
-        anion_state: State with N+1 electrons; chosen as in ``electron_affinity``.
+    relaxation: Relaxation,
+) -> Couple:
+    """Relax in one state, and from there in another, by default the lowest cation's.
 
     Raises:
-        ValueError: A state cannot be evaluated, or the model has seen no such ion.
+        ValueError: A state cannot be evaluated, or the model has seen no cation.
+        RuntimeError: A relaxation did not converge.
     """
-    jobs = []
-    for molecule in atoms:
-        start = start_state(molecule, calculator, from_state)
-        cations = _final_states(molecule, calculator, start, cation_state, +1)
-        anions = _final_states(molecule, calculator, start, anion_state, -1)
-        jobs.append((start, cations, anions))
-    rows = vertical_energies(
-        atoms, calculator, [[*cations, *anions] for _, cations, anions in jobs]
-    )
-    chosen = [
-        (
-            lowest(cations, row[: len(cations)]),
-            start,
-            lowest(anions, row[len(cations) :]),
-        )
-        for (start, cations, anions), row in zip(jobs, rows, strict=True)
-    ]
-    geometries = [
-        tuple(with_state(molecule, state) for state in states)
-        for molecule, states in zip(atoms, chosen, strict=True)
-    ]
-    evaluated = evaluate_states(atoms, calculator, chosen, ("energy", "charges"))
-    results = []
-    for states, mine, three in zip(chosen, geometries, evaluated, strict=True):
-        charges = np.stack([result.charges for result in three])
-        f_minus, f_plus = charges[0] - charges[1], charges[1] - charges[2]
-        value = np.stack([f_plus, f_minus, 0.5 * (f_plus + f_minus)])
-        energies = tuple(float(result.energy) for result in three)
-        results.append(FukuiFunctions(value, states, energies, charges, mine))
-    return results
+    first, energy = relax(molecule, start, calculator, relaxation)
+    if to_state is None:
+        candidates = ion_states(molecule, calculator, start, +1)
+        [row] = vertical_energies([first], calculator, [candidates])
+        end = lowest(candidates, row)
+    else:
+        end = as_state(to_state)
+    second, end_energy = relax(first, end, calculator, relaxation)
+    return Couple((start, end), (energy, end_energy), (first, second))
 
 
 class _Request(NamedTuple):
@@ -204,6 +180,7 @@ class _Request(NamedTuple):
     from_state: State | None
     to_state: State | None
     charge_change: int
+    zero_point: bool
 
 
 def _charge_change(
@@ -214,10 +191,11 @@ def _charge_change(
 ) -> list[EnergyDifference]:
     """Choose the final states and take the difference the sign convention asks for."""
     check_kind(request.kind)
+    check_zero_point(request.kind, request.zero_point)
     change = request.charge_change
     starts = [start_state(m, calculator, request.from_state) for m in molecules]
     finals = [
-        _final_states(molecule, calculator, start, request.to_state, change)
+        final_states(molecule, calculator, start, request.to_state, change)
         for molecule, start in zip(molecules, starts, strict=True)
     ]
     adiabatic = request.kind == "adiabatic"
@@ -241,33 +219,20 @@ def _charge_change(
         final = with_state(geometry, end)
         if adiabatic:
             final, energy = relax(geometry, end, calculator, relaxation)
+        corrections = zero_point_energies(
+            (geometry, final), calculator, wanted=request.zero_point
+        )
+        rise = energy - row[0]
+        if corrections is not None:
+            rise += corrections[1] - corrections[0]
         differences.append(
             EnergyDifference(
-                change * (energy - row[0]),
+                change * rise,
                 (start, end),
                 (row[0], energy),
                 (geometry, final),
                 request.kind,
+                zero_point_energies=corrections,
             )
         )
     return differences
-
-
-def _final_states(
-    molecule: Atoms,
-    calculator: PhysNetCalculator,
-    start: ElectronicState,
-    given: State | None,
-    charge_change: int,
-) -> list[ElectronicState]:
-    """The given final state, or those to choose from."""
-    if given is None:
-        return ion_states(molecule, calculator, start, charge_change)
-    final = as_state(given)
-    charge = start.charge + charge_change
-    if final.charge != charge:
-        raise ValueError(
-            f"the final state must have charge {signed(charge)}, one electron "
-            f"away from {start}; got {final}"
-        )
-    return [final]

@@ -72,6 +72,30 @@ def ion_states(
     return found
 
 
+def final_states(
+    molecule: Atoms,
+    calculator: PhysNetCalculator,
+    start: ElectronicState,
+    given: State | None,
+    charge_change: int,
+) -> list[ElectronicState]:
+    """The given final state, or those one electron away to choose from.
+
+    Raises:
+        ValueError: The given state has another charge, or the model has seen none.
+    """
+    if given is None:
+        return ion_states(molecule, calculator, start, charge_change)
+    final = as_state(given)
+    charge = start.charge + charge_change
+    if final.charge != charge:
+        raise ValueError(
+            f"the final state must have charge {signed(charge)}, one electron "
+            f"away from {start}; got {final}"
+        )
+    return [final]
+
+
 def _seen(calculator: PhysNetCalculator) -> str:
     listed = "; ".join(str(state) for state in sorted(calculator.potential.states))
     return f"seen in training: {listed}"

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import (
     Any,
     Concatenate,
@@ -48,7 +48,28 @@ class Observable:
 
 
 @dataclass(frozen=True, eq=False)
-class EnergyDifference(Observable):
+class Levels(Observable):
+    """Energies of states, to which zero-point energies may have been added.
+
+    Attributes:
+        zero_point_energies: ½ Σ ħω in eV in the order of ``energies``, and part of
+            ``value``; ``None`` where the correction was not asked for.
+    """
+
+    zero_point_energies: tuple[float, ...] | None = field(default=None, kw_only=True)
+
+    @property
+    def corrected_energies(self) -> tuple[float, ...]:
+        """``energies`` with the zero-point energies, where asked for, in eV."""
+        corrections = self.zero_point_energies or (0.0,) * len(self.energies)
+        return tuple(
+            energy + correction
+            for energy, correction in zip(self.energies, corrections, strict=True)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class EnergyDifference(Levels):
     """Energy between two states; ``kind`` says at which geometries."""
 
     kind: Kind
@@ -65,7 +86,7 @@ class EnergyDifference(Observable):
 
 
 @dataclass(frozen=True, eq=False)
-class StateEnergies(Observable):
+class StateEnergies(Levels):
     """Energies of several states; ``value`` is the gap between the lowest two."""
 
     kind: Kind
@@ -73,12 +94,13 @@ class StateEnergies(Observable):
     @property
     def ground_state(self) -> ElectronicState:
         """The state of lowest energy."""
-        return self.states[int(np.argmin(self.energies))]
+        return self.states[int(np.argmin(self.corrected_energies))]
 
     @property
     def relative_energies(self) -> tuple[float, ...]:
         """Energies above the ground state in eV."""
-        return tuple(energy - min(self.energies) for energy in self.energies)
+        energies = self.corrected_energies
+        return tuple(energy - min(energies) for energy in energies)
 
 
 @dataclass(frozen=True, eq=False)

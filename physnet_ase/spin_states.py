@@ -1,6 +1,7 @@
 """Observables over several states of one molecule: gap, spin ladder, scan."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ase import Atoms
 
@@ -15,6 +16,7 @@ from physnet_ase.results import (
     one_or_many,
 )
 from physnet_ase.state import ElectronicState, as_state, num_electrons, signed
+from physnet_ase.zero_point import check_zero_point, zero_point_energies
 
 _DEFAULT = Relaxation()
 
@@ -25,6 +27,8 @@ def singlet_triplet_gap(
     calculator: PhysNetCalculator,
     kind: Kind = "vertical",
     relaxation: Relaxation = _DEFAULT,
+    *,
+    zero_point: bool = False,
 ) -> list[EnergyDifference]:
     """Energy of the triplet above the singlet: E_T − E_S in eV.
 
@@ -37,10 +41,11 @@ def singlet_triplet_gap(
         calculator: The calculator; its settings resolve the charge.
         kind: "vertical" at the given geometry, "adiabatic" between the two minima.
         relaxation: How geometries are relaxed.
+        zero_point: Add the zero-point energy of each minimum; adiabatic only.
 
     Raises:
         ValueError: An odd number of electrons, or a state that cannot be evaluated.
-        RuntimeError: An adiabatic relaxation did not converge.
+        RuntimeError: An adiabatic relaxation did not converge, or not to a minimum.
     """
     states = []
     for molecule in atoms:
@@ -53,13 +58,17 @@ def singlet_triplet_gap(
                 "triplet; use spin_ladder, or set another charge"
             )
         states.append([ElectronicState(charge, 1), ElectronicState(charge, 3)])
+    scans = _state_energies(atoms, calculator, states, (kind, zero_point), relaxation)
     return [
-        EnergyDifference(energies[1] - energies[0], tuple(pair), energies, found, kind)
-        for pair, (found, energies) in zip(
-            states,
-            level_energies(atoms, calculator, states, kind, relaxation),
-            strict=True,
+        EnergyDifference(
+            scan.corrected_energies[1] - scan.corrected_energies[0],
+            scan.states,
+            scan.energies,
+            scan.geometries,
+            kind,
+            zero_point_energies=scan.zero_point_energies,
         )
+        for scan in scans
     ]
 
 
@@ -69,6 +78,8 @@ def spin_ladder(
     calculator: PhysNetCalculator,
     kind: Kind = "vertical",
     relaxation: Relaxation = _DEFAULT,
+    *,
+    zero_point: bool = False,
 ) -> list[StateEnergies]:
     """Energies of all multiplicities at the atoms' charge that the model has seen.
 
@@ -80,16 +91,17 @@ def spin_ladder(
         calculator: The calculator; its settings resolve the charge.
         kind: "vertical" at the given geometry, "adiabatic" each at its own minimum.
         relaxation: How geometries are relaxed.
+        zero_point: Add the zero-point energy of each minimum; adiabatic only.
 
     Raises:
         ValueError: The model has seen no state of this charge that is possible here.
-        RuntimeError: An adiabatic relaxation did not converge.
+        RuntimeError: An adiabatic relaxation did not converge, or not to a minimum.
     """
     states = [
         seen_states(molecule, calculator, calculator.resolve_state(molecule).charge)
         for molecule in atoms
     ]
-    return _state_energies(atoms, calculator, states, kind, relaxation)
+    return _state_energies(atoms, calculator, states, (kind, zero_point), relaxation)
 
 
 @one_or_many
@@ -99,6 +111,8 @@ def scan_states(
     states: Sequence[State] | None = None,
     kind: Kind = "vertical",
     relaxation: Relaxation = _DEFAULT,
+    *,
+    zero_point: bool = False,
 ) -> list[StateEnergies]:
     """Energies of the given states, by default of all the model has seen.
 
@@ -112,10 +126,11 @@ def scan_states(
             every seen state that is possible for the molecule.
         kind: "vertical" at the given geometry, "adiabatic" each at its own minimum.
         relaxation: How geometries are relaxed.
+        zero_point: Add the zero-point energy of each minimum; adiabatic only.
 
     Raises:
         ValueError: A state cannot be evaluated, or there is none.
-        RuntimeError: An adiabatic relaxation did not converge.
+        RuntimeError: An adiabatic relaxation did not converge, or not to a minimum.
     """
     if states is not None and not len(states):
         raise ValueError("states must name at least one state, got none")
@@ -125,20 +140,31 @@ def scan_states(
         else [as_state(state) for state in states]
         for molecule in atoms
     ]
-    return _state_energies(atoms, calculator, chosen, kind, relaxation)
+    return _state_energies(atoms, calculator, chosen, (kind, zero_point), relaxation)
 
 
 def _state_energies(
     molecules: list[Atoms],
     calculator: PhysNetCalculator,
     states: list[list[ElectronicState]],
-    kind: Kind,
+    levels: tuple[Kind, bool],
     relaxation: Relaxation,
 ) -> list[StateEnergies]:
+    """Energies at the kind of level, with zero-point energies if its second says so."""
+    kind, zero_point = levels
+    check_zero_point(kind, zero_point)
     results = []
-    levels = level_energies(molecules, calculator, states, kind, relaxation)
-    for mine, (geometries, energies) in zip(states, levels, strict=True):
-        ordered = sorted(energies)
-        gap = ordered[1] - ordered[0] if len(ordered) > 1 else 0.0
-        results.append(StateEnergies(gap, tuple(mine), energies, geometries, kind))
+    found = level_energies(molecules, calculator, states, kind, relaxation)
+    for mine, (geometries, energies) in zip(states, found, strict=True):
+        corrections = zero_point_energies(geometries, calculator, wanted=zero_point)
+        plain = StateEnergies(
+            0.0,
+            tuple(mine),
+            energies,
+            geometries,
+            kind,
+            zero_point_energies=corrections,
+        )
+        ordered = sorted(plain.relative_energies)
+        results.append(replace(plain, value=ordered[1] if len(ordered) > 1 else 0.0))
     return results

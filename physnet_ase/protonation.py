@@ -1,0 +1,216 @@
+"""Proton affinity: which atom takes the proton up, and what that releases."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from ase import Atoms
+
+from physnet_ase.calculator import PhysNetCalculator
+from physnet_ase.proton_sites import possible_sites, protonated
+from physnet_ase.relaxation import Relaxation, relax
+from physnet_ase.results import Levels, one_or_many
+from physnet_ase.state import ElectronicState, as_integer, signed
+from physnet_ase.thermodynamics import thermochemistry_of
+from physnet_ase.units import BOLTZMANN
+from physnet_ase.zero_point import minimum_vibrations
+
+Site = int | Literal["all"] | Atoms
+"""An atom's index, all atoms heavier than hydrogen, or the protonated structure."""
+_DEFAULT = Relaxation()
+
+
+class ProtonationSite(NamedTuple):
+    """One place where a proton was put."""
+
+    atom: int | None  # where it was put; None when the structure was given
+    bound_to: int | None  # the atom of the base it is nearest to after the relaxation
+    energy: float  # eV, of the relaxed protonated molecule
+
+
+@dataclass(frozen=True, eq=False)
+class ProtonAffinity(Levels):
+    """Proton affinity in eV; ``states`` and ``energies`` are of base and acid.
+
+    ``value`` = E(B) + E(H⁺) − E(BH⁺), and, where asked for, the same difference of the
+    zero-point energies, of the thermal enthalpies, and 5/2 kT of the proton.
+
+    Attributes:
+        site: Atom of the base that holds the proton in the best structure; ``None``
+            when that structure was given.
+        sites: All places that were tried, in the order of their atoms.
+        thermal_enthalpies: H(T) − E − ZPE of base and acid in eV; ``None`` without a
+            temperature.
+        proton_energy: E(H⁺) in eV on the energy scale of the model.
+        proton_enthalpy: 5/2 kT of the free proton in eV, 0 without a temperature.
+    """
+
+    site: int | None
+    sites: tuple[ProtonationSite, ...]
+    thermal_enthalpies: tuple[float, float] | None
+    proton_energy: float
+    proton_enthalpy: float
+
+
+class _Corrections(NamedTuple):
+    """What is added to electronic energies."""
+
+    zero_point: bool
+    temperature: float | None  # K
+    proton_energy: float  # eV
+
+
+@one_or_many
+def proton_affinity(
+    atoms: list[Atoms],
+    calculator: PhysNetCalculator,
+    site: Site | Sequence[Atoms] = "all",
+    relaxation: Relaxation = _DEFAULT,
+    *,
+    zero_point: bool = False,
+    temperature: float | None = None,
+    proton_energy: float = 0.0,
+) -> list[ProtonAffinity]:
+    """Energy released on taking up a proton: −ΔH of B + H⁺ → BH⁺ in eV.
+
+    IUPAC Gold Book, "proton affinity" (doi:10.1351/goldbook.P04907), an enthalpy.
+    Without options the difference of electronic energies of the relaxed structures;
+    ``zero_point`` makes it the affinity at 0 K, ``temperature`` the one of the
+    definition, of ideal gases. The proton has no electron and its spin does not count:
+    BH⁺ has one charge more than B and the same multiplicity.
+
+    Args:
+        atoms: One molecule, or a list of them for a list of results.
+        calculator: The calculator; its settings resolve the states.
+        site: Index of the atom that takes the proton; "all" tries every atom heavier
+            than hydrogen and keeps the lowest energy; or the protonated structure
+            itself, in a list for a list of molecules.
+        relaxation: How base and acid are relaxed.
+        zero_point: Add the zero-point energies.
+        temperature: In K; adds the enthalpies of ideal gases, zero-point energies
+            included, and 5/2 kT of the proton.
+        proton_energy: E(H⁺) in eV. 0 for a model of total energies, as a bare proton
+            has no electron; for a model of energies relative to free atoms it is the
+            ionization energy of the hydrogen atom in the same method.
+
+    Raises:
+        ValueError: The model has not seen the protonated state, there is no such atom,
+            or the given structure is not the molecule and one hydrogen.
+        RuntimeError: A relaxation did not converge, or with corrections not to a
+            minimum.
+    """
+    given: Sequence[Site]
+    if isinstance(site, (str, Atoms, int, np.integer)):
+        given = [site] * len(atoms)
+    else:
+        given = list(site)
+    if len(given) != len(atoms):
+        raise ValueError(
+            f"site must hold one protonated structure per molecule; got {len(given)} "
+            f"for {len(atoms)} molecules"
+        )
+    corrections = _Corrections(zero_point, temperature, proton_energy)
+    return [
+        _proton_affinity(molecule, one, calculator, relaxation, corrections)
+        for molecule, one in zip(atoms, given, strict=True)
+    ]
+
+
+def _proton_affinity(
+    molecule: Atoms,
+    site: Site,
+    calculator: PhysNetCalculator,
+    relaxation: Relaxation,
+    corrections: _Corrections,
+) -> ProtonAffinity:
+    if molecule.pbc.any():
+        raise ValueError(
+            f"{molecule.get_chemical_formula()}: a proton affinity belongs to a "
+            f"molecule; got pbc={molecule.pbc.tolist()}"
+        )
+    state = calculator.resolve_state(molecule)
+    acid_state = ElectronicState(state.charge + 1, state.multiplicity)
+    base, energy = relax(molecule, state, calculator, relaxation)
+    starts = _starting_points(base, site, acid_state, calculator)
+    tried = []
+    for place, start in starts:
+        acid, acid_energy = relax(start, acid_state, calculator, relaxation)
+        nearest = None
+        if place is not None:
+            distances = acid.get_distances(-1, range(len(base)))
+            nearest = int(np.argmin(distances))
+        tried.append((ProtonationSite(place, nearest, acid_energy), acid))
+    best, acid = min(tried, key=lambda one: one[0].energy)
+    zero_points, thermal = _thermal((base, acid), calculator, corrections)
+    kinetic = 2.5 * BOLTZMANN * (corrections.temperature or 0.0)
+    value = energy + corrections.proton_energy + kinetic - best.energy
+    for pair in (zero_points, thermal):
+        if pair is not None:
+            value += pair[0] - pair[1]
+    return ProtonAffinity(
+        value,
+        (state, acid_state),
+        (energy, best.energy),
+        (base, acid),
+        site=best.bound_to,
+        sites=tuple(one for one, _ in tried),
+        thermal_enthalpies=thermal,
+        proton_energy=corrections.proton_energy,
+        proton_enthalpy=kinetic,
+        zero_point_energies=zero_points,
+    )
+
+
+def _starting_points(
+    base: Atoms, site: Site, state: ElectronicState, calculator: PhysNetCalculator
+) -> list[tuple[int | None, Atoms]]:
+    """Unrelaxed protonated structures and the atoms they were protonated at.
+
+    Raises:
+        ValueError: The site is no atom and no protonated structure of the base.
+    """
+    name = base.get_chemical_formula()
+    if isinstance(site, Atoms):
+        wanted = sorted([*base.numbers, 1])
+        if sorted(site.numbers) != wanted:
+            raise ValueError(
+                f"the protonated structure of {name} must hold one H more; got "
+                f"{site.get_chemical_formula()}"
+            )
+        charge = site.info.get("charge", state.charge)
+        if as_integer(charge, "atoms.info['charge']") != state.charge:
+            raise ValueError(
+                f"the protonated structure of {name} must have charge "
+                f"{signed(state.charge)}; its info says {charge}"
+            )
+        return [(None, site)]
+    if isinstance(site, str):
+        if site != "all":
+            raise ValueError(
+                "site must be an atom's index, 'all' or a protonated structure, got "
+                f"{site!r}"
+            )
+        places = possible_sites(base)
+    else:
+        places = [int(site)]
+    return [(place, protonated(base, place, state, calculator)) for place in places]
+
+
+def _thermal(
+    pair: tuple[Atoms, Atoms], calculator: PhysNetCalculator, corrections: _Corrections
+) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
+    """Zero-point energies, and what enthalpies hold beyond, of base and acid in eV."""
+    if not corrections.zero_point and corrections.temperature is None:
+        return None, None
+    base, acid = minimum_vibrations(pair, calculator)
+    zero_points = (base.value, acid.value)
+    if corrections.temperature is None:
+        return zero_points, None
+    rises = [
+        thermochemistry_of(one, corrections.temperature).enthalpy
+        - one.energies[0]
+        - one.value
+        for one in (base, acid)
+    ]
+    return zero_points, (rises[0], rises[1])
