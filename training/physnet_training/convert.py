@@ -1,58 +1,56 @@
-"""Convert data files to one packed dataset, validated on the way."""
+"""Convert data files to one packed dataset: validated, resumable, in bounded memory."""
 
-from collections import Counter
+import errno
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from physnet_training.formats import Reader, find_format
-from physnet_training.layout import sha256
-from physnet_training.molecules import Molecules, ReadOptions
+from physnet_training.assemble import AuditProgress, assemble
+from physnet_training.convert_job import Job, Source, Workspace
+from physnet_training.convert_processes import convert_sources
+from physnet_training.formats import find_format
+from physnet_training.intake import POLICIES, Policy
+from physnet_training.molecules import ReadOptions
 from physnet_training.naming import ALIASES
-from physnet_training.validate import check_molecules
-from physnet_training.writer import PackedWriter
+from physnet_training.source_report import ConversionReport, SourceReport
 
 Progress = Callable[[Path, int], None]
 """Called with the source and the number of molecules written so far."""
-
-
-@dataclass(frozen=True)
-class SourceReport:
-    """What was taken from one file."""
-
-    path: str
-    sha256: str
-    num_molecules: int
-    units: dict[str, str]  # quantity -> unit and how it is known
-    notes: list[str]
-
-
-@dataclass(frozen=True)
-class ConversionReport:
-    """What a conversion wrote."""
-
-    target: str
-    num_molecules: int
-    num_atoms: int
-    sources: list[SourceReport] = field(default_factory=list)
+_SMALL = 64 << 20  # bytes of sources that are not worth starting processes
 
 
 def convert(
     sources: str | Path | Sequence[str | Path],
     target: str | Path,
     *,
+    shard_molecules: int | None = None,
+    workers: int | None = None,
+    on_invalid: Policy = "error",
+    append: bool = False,
     on_progress: Progress | None = None,
     **options: Any,
 ) -> ConversionReport:
-    """Convert one or several files to one packed dataset.
+    """Convert one or several sources to one packed dataset.
+
+    The dataset gets its name when it is complete. Until then everything stands in the
+    hidden folder ``.NAME.partial`` next to it: after an interruption the same call
+    goes on with what is finished there. After an error it is removed, unless it holds
+    much finished work.
 
     Args:
         sources: What ``formats.find_format`` knows, in the order of the dataset.
-        target: The directory to make; it must not exist. After an error it does not.
-        on_progress: Called after each piece that was written.
+        target: The directory to make; it must not exist, unless ``append``.
+        shard_molecules: Most molecules per shard; the dataset becomes a root of
+            ``shard-00000/`` and so on. None: only beyond 1,000,000 molecules.
+        workers: Most processes, one per source; None: as many as there are processors
+            and sources, one for small files.
+        on_invalid: ``"error"`` stops at an invalid molecule, ``"skip"`` leaves it out,
+            ``"keep"`` takes it with its broken labels missing; both are listed in
+            ``invalid_rows.csv``.
+        append: Add shards to the existing root of shards ``target``.
+        on_progress: Called after each piece that was read.
         **options: Fields of ``ReadOptions``: ``energy_unit``, ``length_unit``,
             ``force_unit``, ``dipole_unit``, ``keys``, ``where``, ``level``,
             ``allow_missing``, ``assume_multiplicity``.
@@ -62,107 +60,73 @@ def convert(
 
     Raises:
         ValueError: Bad input; the message names the file, the molecule and what to do.
+            Also when unfinished work of another command stands in the hidden folder.
+        OSError: The disk is full, or writing is not permitted.
         TypeError: An unknown option.
     """
-    read_options = _options(options)
-    paths = [
-        Path(s) for s in ([sources] if isinstance(sources, str | Path) else sources)
-    ]
-    if not paths:
-        raise ValueError("convert needs at least one source file, got none")
-    readers = [find_format(path).read for path in paths]
-    with PackedWriter(target) as writer:
-        reports = []
-        for path, reader in zip(paths, readers, strict=True):
-            report = _convert_one(
-                path,
-                reader,
-                writer,
-                options=read_options,
-                progress=on_progress,
-            )
-            writer.provenance.append(asdict(report))
-            reports.append(report)
-        _check_used(read_options, reports)
-    return ConversionReport(
-        str(target), writer.num_molecules, writer.num_atoms, reports
+    if isinstance(sources, str | Path):
+        sources = [sources]
+    read_options = read_options_from(options)
+    job = Job(
+        tuple(Source(Path(source), read_options) for source in sources),
+        Path(target),
+        shard_molecules=shard_molecules,
+        on_invalid=on_invalid,
+        append=append,
+        workers=workers,
     )
+    return run_job(job, on_progress=on_progress)
 
 
-def _convert_one(
-    path: Path,
-    reader: Reader,
-    writer: PackedWriter,
+def run_job(
+    job: Job,
     *,
-    options: ReadOptions,
-    progress: Progress | None,
-) -> SourceReport:
-    """Stream one file into the writer."""
-    units: dict[str, str] = {}
-    assumed: Counter[str] = Counter()
-    before = writer.num_molecules
-    for piece in reader(path, options, units):
-        if len(piece.n_atoms) == 0:
-            continue
-        molecules = _with_state(piece, options, assumed)
-        try:
-            check_molecules(molecules, allow_missing=options.allow_missing)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-        writer.append(
-            molecules.n_atoms,
-            molecules.values,
-            names=molecules.names,
-            levels=molecules.levels,
-        )
-        if progress is not None:
-            progress(path, writer.num_molecules)
-    count = writer.num_molecules - before
-    if count == 0:
-        asked = f" with {dict(options.where)}" if options.where else ""
-        raise ValueError(
-            f"{path}: zero molecules{asked}, nothing to convert; check the file"
-        )
-    if not {"energy", "forces", "gradient"} & set(units):
-        raise ValueError(
-            f"{path}: neither energies nor forces found; name their keys with --key "
-            "energy=NAME, --key forces=NAME"
-        )
-    notes = [f"{number} molecules: {what}" for what, number in assumed.items()]
-    return SourceReport(path.name, sha256(path), count, units, notes)
+    on_progress: Progress | None = None,
+    on_audit: AuditProgress | None = None,
+) -> ConversionReport:
+    """``convert`` for sources that have options of their own.
+
+    Args:
+        job: The conversion.
+        on_progress: Called after each piece that was read.
+        on_audit: Called with the molecules audited so far and their number.
+
+    Raises:
+        ValueError: As for ``convert``.
+        OSError: As for ``convert``.
+    """
+    _check(job)
+    counts = dict.fromkeys(range(len(job.sources)), 0)
+
+    def progress(index: int, count: int) -> None:
+        counts[index] = count
+        if on_progress is not None:
+            on_progress(job.sources[index].path, sum(counts.values()))
+
+    workspace = Workspace(job)
+    try:
+        with workspace.open():
+            reports = convert_sources(workspace, _workers(job), progress)
+            _check_used(job, reports)
+            return assemble(workspace, reports, on_audit)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OSError(
+            error.errno,
+            f"the disk is full: the conversion to {job.target} stopped, and no dataset "
+            "was made; free some space and run the same command again",
+        ) from error
 
 
-def _with_state(
-    piece: Molecules, options: ReadOptions, assumed: Counter[str]
-) -> Molecules:
-    """Fill in charges, and multiplicities if the user says how; count both."""
-    values = dict(piece.values)
-    count = len(piece.n_atoms)
-    assumed.update(dict.fromkeys(piece.facts, count))
-    nowhere = np.full(count, "total_charge" not in values)
-    unknown = piece.absent.get("total_charge", nowhere)
-    if unknown.any():
-        assumed["no charge stored, 0 taken"] += int(unknown.sum())
-    charge = np.asarray(values.get("total_charge", np.zeros(count)), float)
-    values["total_charge"] = np.where(unknown, 0.0, charge)
-    spin = np.asarray(values.get("spin_multiplicity", np.full(count, np.nan)), float)
-    unknown = np.isnan(spin)
-    if unknown.any() and options.assume_multiplicity == "lowest":
-        first = np.cumsum(piece.n_atoms) - piece.n_atoms
-        protons = np.add.reduceat(values["atomic_numbers"].astype(np.int64), first)
-        electrons = protons - np.rint(values["total_charge"])
-        spin = np.where(unknown, 1 + electrons % 2, spin)
-        assumed["no multiplicity stored, the lowest possible taken"] += int(
-            unknown.sum()
-        )
-    elif unknown.any():
-        assumed["no multiplicity stored, it stays unknown"] += int(unknown.sum())
-    values["spin_multiplicity"] = spin
-    return replace(piece, values=values)
+def read_options_from(options: dict[str, Any]) -> ReadOptions:
+    """Check what the user says about a source.
 
-
-def _options(options: dict[str, Any]) -> ReadOptions:
-    known = {entry.name for entry in fields(ReadOptions)}
+    Raises:
+        TypeError: An unknown option.
+        ValueError: An unknown quantity in ``keys``, or a wrong value.
+    """
+    known = {entry.name for entry in fields(ReadOptions)} - {"first_row"}
     if set(options) - known:
         raise TypeError(
             f"unknown options {sorted(set(options) - known)}; known: {sorted(known)}"
@@ -181,8 +145,63 @@ def _options(options: dict[str, Any]) -> ReadOptions:
     return chosen
 
 
-def _check_used(options: ReadOptions, reports: list[SourceReport]) -> None:
+def count_molecules(sources: Sequence[Path]) -> int | None:
+    """Rows of all sources together, None where one cannot tell without reading."""
+    counts = [find_format(path).count(path) for path in sources]
+    return None if None in counts else sum(count or 0 for count in counts)
+
+
+def _check(job: Job) -> None:
+    """Everything that can be refused before anything is written."""
+    if not job.sources:
+        raise ValueError("convert needs at least one source file, got none")
+    for source in job.sources:
+        find_format(source.path)
+    if job.on_invalid not in POLICIES:
+        raise ValueError(
+            f"on_invalid must be one of {', '.join(POLICIES)}, got {job.on_invalid!r}"
+        )
+    for name in ("shard_molecules", "workers"):
+        value = getattr(job, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    target = job.target
+    if not job.append:
+        if target.exists():
+            raise ValueError(
+                f"{target} exists already; choose another target or remove it, or add "
+                "shards to it with --append"
+            )
+        return
+    if not target.is_dir():
+        raise ValueError(
+            f"{target} does not exist, so nothing can be appended to it; leave out "
+            "--append to make it"
+        )
+    if not (target / "shard-00000").is_dir():
+        raise ValueError(
+            f"{target} is no root of shards, so no shard can be appended to it; "
+            f"convert it with the new sources: physnet-train convert {target} SOURCE… "
+            "NEW_TARGET --shard-molecules 1000000"
+        )
+
+
+def _workers(job: Job) -> int:
+    if job.workers is not None:
+        return job.workers
+    files = [
+        file
+        for source in job.sources
+        for file in (source.path.rglob("*") if source.path.is_dir() else [source.path])
+    ]
+    if sum(file.stat().st_size for file in files) < _SMALL:
+        return 1
+    return min(len(job.sources), os.cpu_count() or 1)
+
+
+def _check_used(job: Job, reports: list[SourceReport]) -> None:
     """A unit given for something that no source holds is a mistake."""
     seen = {quantity for report in reports for quantity in report.units}
-    if options.dipole_unit and "dipole" not in seen:
+    asked = any(source.options.dipole_unit for source in job.sources)
+    if asked and "dipole" not in seen:
         raise ValueError("--dipole-unit was given but no source holds dipoles")

@@ -9,6 +9,8 @@ SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 OFFSETS = "offsets.npy"
 N_ATOMS = "n_atoms.npy"
+REPORT = "report.json"
+"""In a root of shards: its conversions and the audit of the whole."""
 INVALID_ROWS = "invalid_rows.csv"
 """Rows of the sources that were skipped or kept with a problem, where there are any."""
 MAX_GROUPS = 65_536

@@ -9,10 +9,10 @@ from physnet_ase.checkpoint import load_potential
 from physnet_training.config import Recipe
 from physnet_training.convert import convert
 from physnet_training.evaluate import evaluate_potential
-from physnet_training.layout import sha256
 from physnet_training.loader import PackedMemmapLoader
 from physnet_training.packed import PackedDataset
 from physnet_training.plots import plot_history, plot_parity
+from physnet_training.source_report import source_sha256
 from physnet_training.trainer import Progress, Trainer, prepare
 
 EVALUATION_BATCH = 128
@@ -45,12 +45,12 @@ def _check_origin(dataset: PackedDataset, sources: Sequence[str]) -> None:
     Raises:
         ValueError: The sources are not those the dataset was converted from.
     """
-    made_from = [
-        entry.get("sha256")
+    made_from = {  # a source may lie in several shards
+        entry.get("source"): entry.get("sha256")
         for manifest in dataset.manifests
         for entry in manifest.get("provenance", [])
-    ]
-    if made_from != [sha256(Path(source)) for source in sources]:
+    }
+    if list(made_from.values()) != [source_sha256(Path(s)) for s in sources]:
         raise ValueError(
             f"{dataset.path} was converted from other files than "
             f"{', '.join(sources)}; remove it or choose another --out"

@@ -91,7 +91,7 @@ def _complete(name: str, array: Array, first: Array) -> int:
     finite: Array = np.isfinite(array)
     if finite.all():
         return len(first)
-    rows: Array = finite.reshape(len(array), -1).all(axis=1)
+    rows: Array = np.asarray(finite.reshape(len(array), -1).all(axis=1))
     if FIELDS[name].per_atom:
         rows = np.logical_and.reduceat(rows, first)
     return int(rows.sum())
