@@ -1,5 +1,6 @@
 """Small random datasets on disk for the tests of the training side."""
 
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -64,3 +65,21 @@ def make_dataset(
         return target
 
     return make
+
+
+@pytest.fixture(scope="session")
+def write_source() -> Callable[..., Path]:
+    """Writes random molecules, or given ones, to a ragged NPZ file with units."""
+
+    def write(path: Path, sizes: Iterable[int] = (), **options: Any) -> Path:
+        molecules = options.pop("molecules", None) or random_molecules(sizes, **options)
+        values = dict(molecules["values"])
+        numbers = values.pop("atomic_numbers")
+        units = {"energy": "eV", "forces": "eV/angstrom", "dipole": "e*angstrom"}
+        units["stress"] = "eV/angstrom^3"
+        n_atoms = molecules["n_atoms"]
+        text = json.dumps(units)
+        np.savez(path, n_atoms=n_atoms, numbers=numbers, units=text, **values)
+        return path
+
+    return write
