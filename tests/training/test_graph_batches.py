@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from physnet_training import PackedMemmapLoader
-from physnet_training.batching import Shape, all_pairs, fits
+from physnet_training.batching import Shape, fits
 from physnet_training.packed import PackedDataset
+from physnet_training.pairs import all_pairs
 from physnet_training.shapes import MAX_SHAPES
 from physnet_training.writer import PackedWriter
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from physnet_training.batching import periodic_pairs
+from physnet_training.pairs import periodic_pairs
 
 Array = NDArray[Any]
 

@@ -7,17 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from physnet_ase.graph import Graph
-from physnet_training.batching import (
-    Atoms,
-    Pairs,
-    Shape,
-    fits,
-    mixed_pairs,
-    open_pairs,
-    pad_graph,
-    periodic_pairs,
-)
-from physnet_training.packed import PackedDataset
+from physnet_training.batching import Atoms, Shape, fits, pad_graph
+from physnet_training.packed import PackedDataset, parts
+from physnet_training.pairs import Pairs, mixed_pairs, open_pairs, periodic_pairs
+from physnet_training.reading import Gathered
 from physnet_training.shapes import choose_shapes
 
 Array = NDArray[Any]
@@ -26,6 +19,8 @@ logger = logging.getLogger(__name__)
 _LABELS = ("energy", "forces", "dipole", "charges", "spin_populations")
 _PER_ATOM = ("forces", "charges", "spin_populations")
 _SAMPLE_ATOMS = 20_000  # atoms looked at to estimate the pairs within a cutoff
+_SAMPLE_FROM = 100_000  # molecules among which these are chosen by size
+_PAIR_MARGIN = 1.15  # of the fitted shapes where pairs are estimated
 _ESTIMATE_MARGIN = 1.3  # densities differ; an overflow costs one more compilation
 
 
@@ -58,15 +53,18 @@ class GraphBuilder:
         self.cutoff = cutoff
         self.processes = processes
         self.shapes: list[Shape] = []
-        directions = dataset.take("pbc", indices)
-        self._periodic = bool(directions.any())
+        self._periodic, every = _periodic_ones(dataset, indices)
         # Periodic molecules have no long pairs; a mixture is sized as if all had them.
-        self._long = 0.0 if (directions.max(axis=1) > 0).all() else 0.5
+        self._long = 0.0 if every else 0.5
         self._labels = [name for name in _LABELS if name in dataset.fields]
         if self._periodic and cutoff is None:
             raise ValueError(
                 f"{dataset.path} holds periodic structures: graphs need a cutoff"
             )
+        self.fills = {"atomic_numbers": 0.0, "positions": 0.0}
+        self.fills |= dict.fromkeys(self._labels, np.nan)
+        if self._periodic:
+            self.fills |= {"cell": 0.0, "pbc": 0.0}
         self._estimated = self._periodic or (cutoff is not None and processes == 1)
         self._sample_sizes = np.zeros(0)
         if self._estimated:
@@ -94,8 +92,8 @@ class GraphBuilder:
             self.shapes = [worst]  # a choice would need the others' positions
             return
         needs = np.array([self.need(batch) for batch in batches], dtype=np.float64)
-        margin = 1.15 if self._estimated else 1.05
-        self.shapes = choose_shapes(needs, worst, margin)
+        margin = _PAIR_MARGIN if self._estimated else 1.0
+        self.shapes = choose_shapes(needs, worst, pair_margin=margin)
 
     def need(self, sizes: Array) -> Shape:
         """Atoms, pairs (estimated with a cutoff) and long pairs of such molecules."""
@@ -107,22 +105,25 @@ class GraphBuilder:
         long_pairs = self._long * (n @ (n - 1))
         return Shape(int(n.sum()), int(np.ceil(n @ neighbors)), int(long_pairs))
 
-    def build(self, molecules: Array, others: list[Array] | None = None) -> Graph:
-        """The padded graph of these molecules.
+    def build(
+        self, found: Gathered, molecules: Array, others: list[Array] | None = None
+    ) -> Graph:
+        """The padded graph of some molecules.
 
         Args:
-            molecules: Dataset indices, at most ``slots``.
-            others: The molecules of every process, where there are several: all of
-                them must come to the same shape.
+            found: The molecules with the fields of ``fills``.
+            molecules: Rows of ``found``, at most ``slots``.
+            others: Sizes of the molecules of every process, where there are several:
+                all of them must come to the same shape.
         """
-        atoms = self._gather(molecules)
-        pairs = self._pairs(atoms, molecules)
+        atoms = self._atoms(found, molecules)
+        pairs = self._pairs(found, molecules, atoms)
         need = Shape(
             len(atoms.atomic_numbers), len(pairs.senders), len(pairs.long_senders)
         )
         needs = [need]
         if others is not None:
-            needs = [self.need(self.dataset.n_atoms[rows]) for rows in others]
+            needs = [self.need(sizes) for sizes in others]
             if self.cutoff is not None:
                 # Fewer pairs are real, so that padded ones may need a padded atom.
                 needs = [n._replace(atoms=n.atoms + 1) for n in needs]
@@ -150,37 +151,49 @@ class GraphBuilder:
         self.shapes.append(grown)
         return grown
 
-    def _gather(self, molecules: Array) -> Atoms:
-        data = self.dataset
-        rows = data.atom_rows(molecules)
-        charge, spin = data.states_of(molecules)
+    def _atoms(self, found: Gathered, molecules: Array) -> Atoms:
+        sizes = found.sizes.take(molecules)
+        start = found.first.take(molecules) - (np.cumsum(sizes) - sizes)
+        rows = np.repeat(start, sizes) + np.arange(int(sizes.sum()))
+        values = found.values
         if self._periodic:
-            periodic = np.max(data.take("pbc", molecules), axis=1) > 0
+            periodic = values["pbc"].take(molecules, axis=0).max(axis=1) > 0
         else:
             periodic = np.zeros(len(molecules), dtype=bool)
         return Atoms(
-            sizes=data.n_atoms[molecules],
-            atomic_numbers=data.take("atomic_numbers", rows),
-            positions=data.take("positions", rows),
-            total_charge=charge,
-            spin_multiplicity=spin,
+            sizes=sizes,
+            atomic_numbers=values["atomic_numbers"].take(rows),
+            positions=values["positions"].take(rows, axis=0),
+            total_charge=values["total_charge"].take(molecules),
+            spin_multiplicity=values["spin_multiplicity"].take(molecules),
             periodic=periodic,
+            weight=values["weight"].take(molecules),
             labels={
-                name: data.take(name, rows if name in _PER_ATOM else molecules)
+                name: values[name].take(
+                    rows if name in _PER_ATOM else molecules, axis=0
+                )
                 for name in self._labels
             },
         )
 
-    def _pairs(self, atoms: Atoms, molecules: Array) -> Pairs:
+    def _pairs(self, found: Gathered, molecules: Array, atoms: Atoms) -> Pairs:
         if self.cutoff is None or not atoms.periodic.any():
             return open_pairs(atoms.sizes, atoms.positions, self.cutoff)
-        cells = self.dataset.take("cell", molecules)
-        pbc = self.dataset.take("pbc", molecules)
-        return mixed_pairs(atoms, cells, pbc, self.cutoff)
+        return mixed_pairs(
+            atoms.sizes,
+            atoms.positions,
+            cells=found.values["cell"].take(molecules, axis=0),
+            pbc=found.values["pbc"].take(molecules, axis=0),
+            cutoff=self.cutoff,
+        )
 
     def _sample(self, indices: Array) -> None:
         """Neighbours per atom within the cutoff, looked up in some molecules."""
         cutoff = float("inf") if self.cutoff is None else self.cutoff
+        some = indices[:: -(-len(indices) // _SAMPLE_FROM)]
+        sizes = self.dataset.n_atoms[indices]
+        largest = indices[int(np.argmax(sizes))]
+        indices = np.append(some, largest)
         sizes = self.dataset.n_atoms[indices]
         count = int(np.clip(_SAMPLE_ATOMS / sizes.mean(), 16, len(indices)))
         ranks = np.linspace(0, len(indices) - 1, min(count, len(indices))).astype(int)
@@ -203,3 +216,11 @@ class GraphBuilder:
         self._sample_neighbors = np.array(
             [near[n == size].mean() for size in self._sample_sizes]
         )
+
+
+def _periodic_ones(dataset: PackedDataset, molecules: Array) -> tuple[bool, bool]:
+    """Whether any, and whether every molecule has a periodic direction."""
+    if "pbc" not in dataset.fields:
+        return False, False
+    found = [dataset.take("pbc", rows).max(axis=1) > 0 for rows in parts(molecules)]
+    return any(p.any() for p in found), all(p.all() for p in found)

@@ -1,6 +1,7 @@
 """Batches from a packed dataset: shuffled, sharded, resumable, without JAX."""
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,21 @@ from numpy.typing import NDArray
 
 from physnet_ase.graph import Graph
 from physnet_training.batching import Shape
-from physnet_training.dense import dense_batch
+from physnet_training.dense import DENSE_FILLS, dense_batch
 from physnet_training.graphs import GraphBuilder
-from physnet_training.order import epoch_order
+from physnet_training.order import Sampling
 from physnet_training.packed import PackedDataset
+from physnet_training.padding import Padding, PaddingCount
+from physnet_training.sampler import (
+    Sampler,
+    check_share,
+    checked_subset,
+    load_weights,
+    state_numbers,
+)
+from physnet_training.shapes import choose_widths
 from physnet_training.splits import split_indices
+from physnet_training.walk import Walk
 
 Array = NDArray[Any]
 _FIT_BATCHES = 2000  # batches looked at to choose the static shapes
@@ -35,6 +46,16 @@ class PackedMemmapLoader:
         seed: Seed of the order.
         process_index: Number of this process.
         process_count: Number of processes; they see disjoint parts of each epoch.
+        block_size: For network storage and spinning disks: shuffle blocks of this many
+            consecutive molecules, then the molecules of some neighbouring blocks, so
+            that reading stays local; None shuffles all molecules at once.
+        mixed_blocks: Blocks whose molecules are shuffled together.
+        balance: Between 0 and 1: states get shares proportional to their number of
+            molecules to the power 1 - balance, so that 1 draws every state equally
+            often. Above 0 an epoch holds as many draws as there are molecules instead
+            of every molecule once.
+        weights: Weight in the loss of each molecule of the dataset, from 0, as an
+            array or a ``.npy`` file; None: all 1.
 
     Raises:
         ValueError: The dataset is damaged, or a number is out of range.
@@ -49,37 +70,50 @@ class PackedMemmapLoader:
         seed: int = 0,
         process_index: int = 0,
         process_count: int = 1,
+        *,
+        block_size: int | None = None,
+        mixed_blocks: int = 16,
+        balance: float = 0.0,
+        weights: Array | str | Path | None = None,
     ) -> None:
-        for name, value, lowest in (
-            ("batch_size", batch_size, 1),
-            ("bucket_size", bucket_size, 1),
-            ("seed", seed, 0),
-            ("process_count", process_count, 1),
-        ):
-            if value < lowest:
-                raise ValueError(f"{name} must be at least {lowest}, got {value}")
-        if not 0 <= process_index < process_count:
-            raise ValueError(
-                f"process_index must be in 0..{process_count - 1}, got {process_index}"
-            )
+        check_share(batch_size, process_index, process_count)
+        self.sampling = Sampling(
+            shuffle, bucket_size, seed, block_size, mixed_blocks, balance
+        )
+        self.sampling.check()
         self.dataset: PackedDataset = (
             path if isinstance(path, PackedDataset) else PackedDataset.open(path)
         )
         self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.bucket_size = bucket_size
-        self.seed = seed
         self.process_index = process_index
         self.process_count = process_count
-        self._select(np.arange(self.dataset.num_molecules))
+        self.weights = load_weights(weights, len(self.dataset))
+        self._select(np.arange(len(self.dataset)))
 
     def _select(self, indices: Array) -> None:
         self.indices = indices
-        self._sizes = self.dataset.n_atoms[indices]
-        self._epoch = self._index = 0
-        self._order: tuple[int, Array] | None = None
+        sizes = self._sizes = self.dataset.n_atoms[indices]
+        if int(sizes.max()) < 2**16:
+            sizes = self._sizes = sizes.astype(np.uint16)  # sorts several times faster
+        balanced = self.sampling.balance > 0
+        self._sampler = Sampler(
+            sizes,
+            self.sampling,
+            group=self.batch_size * self.process_count,
+            process_count=self.process_count,
+            states=state_numbers(self.dataset, indices) if balanced else None,
+        )
+        self._walk = Walk(
+            self.dataset,
+            indices,
+            self._sampler,
+            process_index=self.process_index,
+            weights=self.weights,
+        )
         self._cutoff: float | None = None
         self._builders: dict[float | None, GraphBuilder] = {}
+        self._widths: Array | None = None
+        self._padding = PaddingCount()
 
     @property
     def num_molecules(self) -> int:
@@ -89,12 +123,16 @@ class PackedMemmapLoader:
     @property
     def num_batches(self) -> int:
         """Batches per epoch, the same in every process."""
-        return -(-self.num_molecules // (self.batch_size * self.process_count))
+        return self._sampler.num_batches
 
     @property
     def shapes(self) -> list[Shape]:
         """Static shapes of the graphs, for the cutoff of the latest ``graphs`` call."""
         return list(self._builder(self._cutoff).shapes)
+
+    def padding(self) -> Padding:
+        """Padding and shapes of the batches that this loader has yielded so far."""
+        return self._padding.report()
 
     def subset(
         self, indices: Array | list[int], *, shuffle: bool | None = None
@@ -103,73 +141,46 @@ class PackedMemmapLoader:
 
         Args:
             indices: Molecule indices of the dataset, each once.
-            shuffle: As in the constructor; None keeps this loader's.
+            shuffle: As in the constructor; None keeps this loader's. False also turns
+                blocks and balance off.
 
         Raises:
             ValueError: No indices, repeated ones, or ones outside of the dataset.
         """
-        chosen, total = np.asarray(indices, np.int64), self.dataset.num_molecules
-        if chosen.ndim != 1 or len(chosen) == 0:
-            raise ValueError("a subset needs at least one molecule, got none")
-        if chosen.min() < 0 or chosen.max() >= total:
-            bad = chosen[(chosen < 0) | (chosen >= total)][0]
-            raise ValueError(
-                f"molecule {bad} is outside of the dataset's 0..{total - 1}"
-            )
-        if len(np.unique(chosen)) != len(chosen):
-            raise ValueError("a subset must name each molecule once")
-        loader = PackedMemmapLoader(
-            self.dataset,
-            self.batch_size,
-            self.shuffle if shuffle is None else shuffle,
-            self.bucket_size,
-            self.seed,
-            self.process_index,
-            self.process_count,
-        )
+        chosen = checked_subset(indices, self.dataset.num_molecules)
+        loader = copy.copy(self)
+        mine = self.sampling
+        if shuffle is not None and shuffle != mine.shuffle:
+            loader.sampling = Sampling(shuffle, mine.bucket_size, mine.seed)
         loader._select(chosen)
         return loader
 
-    def state(self) -> dict[str, int]:
+    def state(self) -> dict[str, Any]:
         """The position, JSON-serialisable: a batch counts as soon as it is yielded."""
-        return {
-            "epoch": self._epoch,
-            "index": self._index,
-            "seed": self.seed,
-            "shuffle": int(self.shuffle),
-            "batch_size": self.batch_size,
-            "bucket_size": self.bucket_size,
-            "process_count": self.process_count,
-            "num_molecules": self.num_molecules,
-        }
+        position = {"epoch": self._walk.epoch, "index": self._walk.index}
+        return position | self._settings()
 
-    def restore(self, state: dict[str, int]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Continue where ``state`` was taken, with the identical remaining batches.
 
         Raises:
             ValueError: The state belongs to a loader with other settings.
         """
-        for name, mine in self.state().items():
-            if name not in state:
-                raise ValueError(f"the loader's state lacks {name!r}: {state}")
-            if name not in ("epoch", "index") and state[name] != mine:
-                raise ValueError(
-                    f"the loader's state was taken with {name} = {state[name]}, this "
-                    f"loader has {mine}; make the loader with the same settings"
-                )
-        if not 0 <= state["index"] < self.num_batches or state["epoch"] < 0:
-            raise ValueError(
-                f"the loader's state names batch {state['index']} of epoch "
-                f"{state['epoch']}; an epoch has batches 0..{self.num_batches - 1}"
-            )
-        self._epoch, self._index = int(state["epoch"]), int(state["index"])
+        self._walk.restore(state, self._settings())
+
+    def _settings(self) -> dict[str, Any]:
+        return self.sampling._asdict() | {
+            "batch_size": self.batch_size,
+            "process_count": self.process_count,
+            "num_molecules": self.num_molecules,
+        }
 
     def molecules(self, epoch: int, index: int) -> Array:
         """Dataset indices of this process's batch ``index`` of an epoch.
 
         A short last batch is shared evenly: a process may get fewer, or none.
         """
-        return self.indices[self._shares(epoch, index)[self.process_index]]
+        return self._walk.molecules(epoch, index)
 
     def batches(
         self, num_atoms: int | None = None, physnet_format: bool = True
@@ -177,16 +188,17 @@ class PackedMemmapLoader:
         """The rest of the current epoch as dense arrays.
 
         Args:
-            num_atoms: Fixes A, the atoms per molecule; None takes the lowest of four
-                sizes that holds the batch.
+            num_atoms: Fixes A, the atoms per molecule; None takes the lowest of at
+                most eight sizes that holds the batch.
             physnet_format: Add ``dst_idx``, ``src_idx`` (all pairs of real atoms) and
                 ``batch_segments``, flat over B·A.
 
         Yields:
             ``Z`` (B,A), ``R`` ``F`` (B,A,3) Å, eV/Å, ``E`` (B,) eV float64, ``N``
             ``total_charge`` ``total_spin`` (B,), ``mask`` (B,A), ``index`` (B,) the
-            molecule's index in the dataset. B is always ``batch_size``; filler rows
-            have N = 0 and index -1. A missing label, or multiplicity, is NaN.
+            molecule's index in the dataset, ``weight`` (B,) where the loader has
+            weights. B is always ``batch_size``; filler rows have N = 0 and index -1.
+            A missing label, or multiplicity, is NaN.
 
         Raises:
             ValueError: ``num_atoms`` is below the largest molecule.
@@ -214,39 +226,41 @@ class PackedMemmapLoader:
         self._cutoff = cutoff
         return self._walk_graphs(builder)
 
-    def _walk(self) -> Iterator[tuple[int, int]]:
-        """(epoch, index) of the remaining batches; counts each before it is used."""
-        epoch, index = self._epoch, self._index
-        while index < self.num_batches:
-            last = index + 1 == self.num_batches
-            self._epoch, self._index = (epoch + 1, 0) if last else (epoch, index + 1)
-            yield epoch, index
-            index += 1
-
     def _walk_graphs(self, builder: GraphBuilder) -> Iterator[Graph]:
         several = self.process_count > 1
-        for epoch, index in self._walk():
-            shares = [self.indices[s] for s in self._shares(epoch, index)]
-            mine = shares[self.process_index]
-            yield builder.build(mine, shares if several else None)
+        for found, rows, shares in self._walk.steps(builder.fills, whole_states=True):
+            sizes = [self._sizes[share] for share in shares] if several else None
+            graph = builder.build(found, rows, sizes)
+            self._padding.add_graph(graph)
+            yield graph
 
     def _walk_batches(
         self, num_atoms: int | None, physnet_format: bool
     ) -> Iterator[dict[str, Array]]:
-        largest = int(self._sizes.max())
-        for epoch, index in self._walk():
-            rows = self.molecules(epoch, index)
+        for found, rows, _ in self._walk.steps(DENSE_FILLS, whole_states=False):
             atoms = num_atoms
-            if atoms is None:  # the lowest quarter of the largest size that holds it
-                need = int(self.dataset.n_atoms[rows].max(initial=1))
-                atoms = -(-largest * -(-4 * need // largest) // 4)
-            yield dense_batch(
-                self.dataset,
+            if atoms is None:
+                need = int(found.sizes.take(rows).max(initial=1))
+                widths = self._fitted_widths()
+                atoms = int(widths[np.searchsorted(widths, need)])
+            batch = dense_batch(
+                found,
                 rows,
                 self.batch_size,
                 num_atoms=atoms,
                 with_pairs=physnet_format,
+                with_weight=self.weights is not None,
             )
+            self._padding.add_dense(batch)
+            yield batch
+
+    def _fitted_widths(self) -> Array:
+        if self._widths is None:
+            sampler = self._sampler
+            some = sampler.spread(_FIT_BATCHES)
+            largest = [self._sizes[sampler.whole(0, i)].max() for i in some]
+            self._widths = choose_widths(np.array(largest), int(self._sizes.max()))
+        return self._widths
 
     def _builder(self, cutoff: float | None) -> GraphBuilder:
         if cutoff not in self._builders:
@@ -258,26 +272,12 @@ class PackedMemmapLoader:
                 processes=self.process_count,
             )
             # No shape for the one short batch: it is not worth its compilation.
-            full = self.num_molecules // (self.batch_size * self.process_count)
-            some = range(min(max(full, 1), _FIT_BATCHES))
+            some = self._sampler.spread(_FIT_BATCHES)
             builder.fit_shapes(
-                self._sizes, [self._sizes[self._shares(0, i)[0]] for i in some]
+                self._sizes, [self._sizes[self._sampler.shares(0, i)[0]] for i in some]
             )
             self._builders[cutoff] = builder
         return self._builders[cutoff]
-
-    def _shares(self, epoch: int, index: int) -> list[Array]:
-        """Positions in ``indices`` of a batch, for each process."""
-        group = self.batch_size * self.process_count
-        if self._order is None or self._order[0] != epoch:
-            order = np.arange(self.num_molecules)
-            if self.shuffle:
-                order = epoch_order(
-                    self._sizes, self.seed, epoch, group=group, window=self.bucket_size
-                )
-            self._order = (epoch, order)
-        whole = self._order[1][index * group : (index + 1) * group]
-        return [whole[p :: self.process_count] for p in range(self.process_count)]
 
 
 def split_loader(

@@ -155,7 +155,7 @@ class PackedDataset:
     def count_states(self, molecules: Array | range) -> dict[tuple[int, int], int]:
         """As ``states``, counted among some molecules in bounded memory."""
         total: Counter[tuple[int, int]] = Counter()
-        for rows in pieces(molecules):
+        for rows in parts(molecules):
             spin = self.multiplicities(rows)
             known = np.isfinite(spin)
             charge = self.take("total_charge", rows)[known]
@@ -168,7 +168,7 @@ class PackedDataset:
     def unique(self, name: str) -> Array:
         """Distinct values of a field, NaN once, found in bounded memory."""
         total = self.num_atoms if FIELDS[name].per_atom else self.num_molecules
-        found = [np.unique(self.take(name, rows)) for rows in pieces(range(total))]
+        found = [np.unique(self.take(name, rows)) for rows in parts(range(total))]
         return np.unique(np.concatenate(found))
 
     def take(self, name: str, rows: Array) -> Array:
@@ -254,7 +254,7 @@ class PackedDataset:
         if name not in self.fields:
             return 0
         count = 0
-        for rows in pieces(range(self.num_molecules)):
+        for rows in parts(range(self.num_molecules)):
             per_atom = FIELDS[name].per_atom
             values = self.take(name, self.atom_rows(rows) if per_atom else rows)
             finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
@@ -265,7 +265,7 @@ class PackedDataset:
         return count
 
 
-def pieces(rows: Array | range) -> Iterator[Array]:
+def parts(rows: Array | range) -> Iterator[Array]:
     """The rows in arrays of bounded length."""
     for start in range(0, len(rows), _SCAN):
         yield np.asarray(rows[start : start + _SCAN])

@@ -14,43 +14,82 @@ from physnet_training.batching import Shape
 
 Array = NDArray[Any]
 _ATOM_COST = 8.0  # work per atom in units of the work per pair, roughly
-_MIN_GAIN = 0.1  # an additional shape must save this fraction of the padded work
-_NUM_CANDIDATES = 48
-MAX_SHAPES = 4
+_MIN_GAIN = 0.1  # an additional shape must save this fraction of the padded work, or
+_ATOM_WASTE = 0.08  # more of the atoms than this are padding, and an epoch has
+_BATCHES_PER_SHAPE = 50  # enough batches to be worth the compilation
+_HEADROOM = 1.05  # of the largest fitted shape, since other epochs differ
+_NUM_CANDIDATES = 64
+MAX_SHAPES = 8
 
 
-def choose_shapes(batches: Array, worst: Shape, margin: float = 1.05) -> list[Shape]:
-    """Capacities that keep padding small, at most four.
+def choose_shapes(
+    batches: Array, worst: Shape, *, pair_margin: float = 1.0
+) -> list[Shape]:
+    """Capacities that keep padding small, at most eight.
 
     Args:
         batches: [batches, 3] atoms, pairs and long pairs of an epoch's batches.
         worst: The shape that holds every possible batch.
-        margin: Headroom of the fitted shapes, since other epochs differ.
+        pair_margin: Headroom for the pairs where these are estimated.
 
     Returns:
         Ascending shapes; the last is ``worst``.
     """
+    batches = batches * np.array([1.0, pair_margin, 1.0])
     work = batches[:, 0] * _ATOM_COST + batches[:, 1]
     batches = batches[np.argsort(work, kind="stable")]
-    ends = np.unique(
-        np.linspace(1, len(batches), min(_NUM_CANDIDATES, len(batches))).astype(int)
-    )
+    count = len(batches)
+    ends = np.unique(np.linspace(1, count, min(_NUM_CANDIDATES, count)).astype(int))
     limits = np.maximum.accumulate(batches, axis=0)[ends - 1]  # [candidates, 3]
     cost = limits[:, 0] * _ATOM_COST + limits[:, 1]
-    full = (worst.atoms * _ATOM_COST + worst.pairs) * len(batches)
-    least, best = full, [worst]
-    for classes in range(1, MAX_SHAPES + 1):
+    least = (worst.atoms * _ATOM_COST + worst.pairs) * count
+    best = [worst]
+    for classes in range(1, MAX_SHAPES):
         total, chosen = _partition(ends, cost, classes)
-        shapes = []
-        for index in chosen:
-            sized = np.ceil(limits[index] * margin)
-            sized[0] += 1
-            shape = Shape(*(int(min(c, w)) for c, w in zip(sized, worst, strict=True)))
-            if shape != worst and shape not in shapes:
-                shapes.append(shape)
-        if total < least * (1 - _MIN_GAIN) and len(shapes) < MAX_SHAPES:
-            least, best = total, [*shapes, worst]
+        shapes = _shapes(limits[chosen], worst)
+        saves = total < least * (1 - _MIN_GAIN)
+        worth = count >= _BATCHES_PER_SHAPE * classes
+        if saves or (worth and atom_waste(batches, best) > _ATOM_WASTE):
+            least, best = total, shapes
     return best
+
+
+def _shapes(limits: Array, worst: Shape) -> list[Shape]:
+    """Shapes of these capacities with an atom to spare for padded pairs, and ``worst``.
+
+    A batch that a smaller one does not hold goes to the next: headroom is for the last.
+    """
+    limits = limits.copy()
+    limits[-1] *= _HEADROOM
+    limits[:, 0] += 1
+    sized = np.minimum(np.ceil(limits), worst).astype(int)
+    found = [Shape(*row) for row in np.unique(sized, axis=0).tolist()]
+    return [shape for shape in found if shape != worst] + [worst]
+
+
+def atom_waste(batches: Array, shapes: list[Shape]) -> float:
+    """Fraction of the atom slots that hold no atom, each batch in its first fit."""
+    capacities = np.array(shapes, dtype=np.float64)
+    holds = np.all(batches[:, None, :] <= capacities, axis=2)
+    holds[:, -1] = True
+    slots = capacities[np.argmax(holds, axis=1), 0].sum()
+    return float(1.0 - batches[:, 0].sum() / slots)
+
+
+def choose_widths(largest: Array, widest: int) -> Array:
+    """Widths of dense batches that keep padding small, at most eight.
+
+    Args:
+        largest: [batches] size of the largest molecule of some batches.
+        widest: The largest molecule of all.
+
+    Returns:
+        Ascending widths; the last is ``widest``.
+    """
+    widths, counts = np.unique(np.append(largest, widest), return_counts=True)
+    ends = np.cumsum(counts)
+    _, chosen = _partition(ends, widths.astype(np.float64), MAX_SHAPES)
+    return widths[chosen]
 
 
 def _partition(ends: Array, cost: Array, classes: int) -> tuple[float, list[int]]:
