@@ -14,6 +14,9 @@ Array = NDArray[Any]
 
 _MAX_MOLECULES = 1 << 16
 _MAX_ATOMS = 1 << 18  # 3 MB of positions; work arrays on top stay below 50 MB
+_SAMPLE_MOLECULES = 20_000
+_SAMPLE_ATOMS = 1 << 19
+_SAMPLE_RUN = 100
 
 
 class Piece:
@@ -69,3 +72,16 @@ def pieces(dataset: PackedDataset) -> Iterator[Piece]:
         end = first + max(min(fitting - 1, end - first), 1)
         yield Piece(dataset, first, end)
         first = end
+
+
+def sample(dataset: PackedDataset) -> list[Piece]:
+    """Up to 20,000 molecules in runs of neighbours, spread evenly over the dataset.
+
+    Neighbours, because frames of one trajectory stand next to each other.
+    """
+    count = dataset.num_molecules
+    per_molecule = dataset.num_atoms // count + 1
+    total = min(count, _SAMPLE_MOLECULES, _SAMPLE_ATOMS // per_molecule + 1)
+    run = count if total == count else min(total, _SAMPLE_RUN)
+    starts = np.linspace(0, count - run, max(total // run, 1)).astype(np.int64)
+    return [Piece(dataset, first, first + run) for first in starts.tolist()]
