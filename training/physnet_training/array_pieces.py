@@ -192,7 +192,8 @@ class _Piece:
             name = FIELD_OF.get(quantity, quantity)
             if name not in values:
                 continue
-            gone = np.isnan(values[name].reshape(len(values[name]), -1)).any(axis=1)
+            rows = values[name].reshape(len(values[name]), -1)
+            gone = np.asarray(np.isnan(rows).any(axis=1))
             if FIELDS[name].per_atom:
                 first = np.cumsum(self.n_atoms) - self.n_atoms
                 gone = np.logical_or.reduceat(gone, first)

@@ -9,7 +9,12 @@ import numpy as np
 from physnet_training.array_values import Rows, declared_units, plain_text
 from physnet_training.layout import FIELDS
 from physnet_training.molecules import ReadOptions
-from physnet_training.naming import ALIASES, LABEL_QUANTITIES, find_keys, unit_suffix
+from physnet_training.naming import (
+    ALIASES,
+    LABEL_QUANTITIES,
+    find_all_keys,
+    unit_suffix,
+)
 from physnet_training.unit_choice import UnitChoice
 
 _TENSORS = ("stress", "virial")
@@ -70,8 +75,7 @@ class ArrayTable:
         self.options = options
         self.definition = definition or Definition()
         known = {q: k for q, k in self.definition.keys.items() if k in arrays}
-        self._chosen = {**known, **options.keys}
-        self.keys = {q: find_keys(q, arrays, self._chosen) for q in ALIASES}
+        self.keys = find_all_keys(ALIASES, arrays, {**known, **options.keys})
         for wanted in ("atomic_numbers", "positions"):
             if not self.keys[wanted]:
                 raise ValueError(
@@ -79,7 +83,6 @@ class ArrayTable:
                     f"present are {', '.join(arrays)}; name the key with --key "
                     f"{wanted}=NAME"
                 )
-        self._drop_doubles()
         self.padded = len(self._shape("positions")) == 3
         self.count = count_molecules(arrays, self.key("positions"), self.key("n_atoms"))
         self.num_atoms = 0 if self.padded else self._shape("positions")[0]
@@ -103,21 +106,6 @@ class ArrayTable:
 
     def _shape(self, quantity: str) -> tuple[int, ...]:
         return tuple(self.arrays[self.keys[quantity][0]].shape)
-
-    def _drop_doubles(self) -> None:
-        """A gradient beside forces and a virial beside a stress say the same again."""
-        if self.keys["stress"]:
-            self.keys["virial"] = []
-        if not (self.keys["forces"] and self.keys["gradient"]):
-            return
-        asked = {"forces", "gradient"} & set(self.options.keys)
-        if len(asked) != 1:
-            raise ValueError(
-                f"there are forces ({self.keys['forces'][0]}) and a gradient "
-                f"({self.keys['gradient'][0]}); choose with --key "
-                f"forces={self.keys['forces'][0]}"
-            )
-        self.keys[({"forces", "gradient"} - asked).pop()] = []
 
     def _level(self) -> str:
         if "level_of_theory" in self.arrays:

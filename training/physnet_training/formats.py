@@ -5,9 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from physnet_training.molecules import Molecules, ReadOptions
+from physnet_training.read_ase import (
+    count_database,
+    count_trajectory,
+    read_database,
+    read_trajectory,
+)
+from physnet_training.read_deepmd import count_deepmd, is_deepmd, read_deepmd
 from physnet_training.read_extxyz import read_extxyz
 from physnet_training.read_hdf5 import count_hdf5, read_hdf5
 from physnet_training.read_npz import count_npz, read_npz
+from physnet_training.read_packed import count_packed, is_packed, read_packed
 
 Reader = Callable[[Path, ReadOptions, dict[str, str]], Iterator[Molecules]]
 """Yields the molecules of a source in pieces of bounded size, rows ascending, only
@@ -38,6 +46,10 @@ def _unknown(path: Path) -> int | None:
 _NPZ = Format("NPZ", read_npz, count_npz)
 _HDF5 = Format("HDF5", read_hdf5, count_hdf5)
 _EXTXYZ = Format("extended XYZ", read_extxyz, _unknown)
+_TRAJECTORY = Format("ASE trajectory", read_trajectory, count_trajectory)
+_DATABASE = Format("ASE database", read_database, count_database)
+_DEEPMD = Format("DeePMD system", read_deepmd, count_deepmd)
+_PACKED = Format("packed dataset", read_packed, count_packed)
 
 ENDINGS: dict[str, Format] = {
     ".npz": _NPZ,
@@ -45,6 +57,9 @@ ENDINGS: dict[str, Format] = {
     ".extxyz": _EXTXYZ,
     ".xyz.gz": _EXTXYZ,
     ".extxyz.gz": _EXTXYZ,
+    ".traj": _TRAJECTORY,
+    ".db": _DATABASE,
+    ".json": _DATABASE,
     ".h5": _HDF5,
     ".hdf5": _HDF5,
 }
@@ -60,10 +75,19 @@ def find_format(path: Path) -> Format:
     """
     if not path.exists():
         raise ValueError(f"{path} is no file; check the path")
+    if path.is_dir():
+        if is_packed(path):
+            return _PACKED
+        if is_deepmd(path):
+            return _DEEPMD
+        raise ValueError(
+            f"{path}: no reader for this directory; known are packed datasets "
+            "(n_atoms.npy or shard-00000/) and DeePMD systems (type.raw)"
+        )
     name = path.name.lower()
-    for ending in sorted(ENDINGS, key=len, reverse=True):
-        if path.is_file() and name.endswith(ending):
-            return ENDINGS[ending]
+    for ending, format_ in ENDINGS.items():
+        if name.endswith(ending):
+            return format_
     raise ValueError(
         f"{path}: no reader for this kind of file; known endings: {', '.join(ENDINGS)}"
     )

@@ -29,7 +29,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
         "M",
     ),
     "charges": ("charges", "q", "mulliken_charges", "hirshfeld_charges"),
-    "spin_populations": ("spin_populations", "spin_charges"),
+    "spin_populations": ("spin_populations", "spin_charges", "magmoms"),
     "cell": ("cell",),
     "pbc": ("pbc",),
     "stress": ("stress",),
@@ -98,6 +98,33 @@ def find_keys(
             f"--key {quantity}={found[0]}"
         )
     return found
+
+
+def find_all_keys(
+    quantities: Iterable[str], available: Iterable[str], chosen: Mapping[str, str]
+) -> dict[str, list[str]]:
+    """Quantity -> keys; of a label that is stored in two ways, one.
+
+    A virial beside a stress says the same again. So do a gradient and forces, but which
+    is which has to be said.
+
+    Raises:
+        ValueError: As for ``find_keys``, or there are forces and a gradient.
+    """
+    present = list(available)
+    keys = {quantity: find_keys(quantity, present, chosen) for quantity in quantities}
+    if keys.get("stress") and "virial" in keys:
+        keys["virial"] = []
+    if keys.get("forces") and keys.get("gradient"):
+        asked = {"forces", "gradient"} & set(chosen)
+        if len(asked) != 1:
+            raise ValueError(
+                f"there are forces ({keys['forces'][0]}) and a gradient "
+                f"({keys['gradient'][0]}); choose with --key "
+                f"forces={keys['forces'][0]}"
+            )
+        keys[({"forces", "gradient"} - asked).pop()] = []
+    return keys
 
 
 def unit_suffix(quantity: str, key: str) -> tuple[str | None, str]:
