@@ -75,8 +75,9 @@ class Vibrations(Observable):
         ASE does not take rigid motions out: its list begins with them.
         """
         atoms = self.geometries[0]
-        flat = np.repeat(np.isin(range(len(atoms)), _free_atoms(atoms)), 3)
-        return VibrationsData.from_2d(atoms, self.hessian[np.ix_(flat, flat)])
+        free = _free_atoms(atoms)
+        flat = _coordinates(free)
+        return VibrationsData.from_2d(atoms, self.hessian[np.ix_(flat, flat)], free)
 
     def check_minimum(self) -> None:
         """Raise unless all modes are real.
@@ -170,7 +171,7 @@ def _vibrations(
         if periodic
         else molecular_shape(atoms)
     )
-    flat = (3 * free[:, None] + np.arange(3)).ravel()
+    flat = _coordinates(free)
     modes = normal_modes(
         result.hessian[np.ix_(flat, flat)],
         atoms.get_masses()[free],
@@ -221,3 +222,9 @@ def _check(atoms: Atoms) -> None:
 def _free_atoms(atoms: Atoms) -> np.ndarray:
     held = [index for constraint in atoms.constraints for index in constraint.index]
     return np.setdiff1d(np.arange(len(atoms)), np.asarray(held, dtype=int))
+
+
+def _coordinates(atoms: np.ndarray) -> np.ndarray:
+    """Rows of a Hessian that belong to these atoms."""
+    rows: np.ndarray = (3 * atoms[:, None] + np.arange(3)).ravel()
+    return rows

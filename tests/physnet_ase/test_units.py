@@ -44,3 +44,12 @@ def test_tables_hold_the_units_used_inside():
     assert units.TO_EV["eV"] == units.TO_ANGSTROM["angstrom"] == 1.0
     assert units.TO_EV["meV"] == 1e-3
     assert units.TO_ANGSTROM["nm"] == 10.0
+
+
+def test_spectroscopic_constants():
+    assert pytest.approx(ase.units.invcm, rel=3e-8) == units.INVERSE_CM
+    # ħ in eV·fs; ASE's in its own unit of time
+    hbar = ase.units._hbar / ase.units._e * 1e15
+    assert pytest.approx(hbar, rel=3e-8) == units.HBAR
+    # 42.255 km/mol for 1 (debye/Å)²/amu (Porezag & Pederson 1996)
+    assert units.INFRARED_INTENSITY * units.DEBYE**2 == pytest.approx(42.255, rel=3e-5)
