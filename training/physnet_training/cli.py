@@ -7,16 +7,19 @@ from typing import Annotated, Any
 import typer
 
 from physnet_ase.plain_errors import plain_errors
-from physnet_training.data_commands import AssumeMultiplicity, check_lowest, data_app
+from physnet_training.convert_command import AssumeMultiplicity, check_lowest
+from physnet_training.data_commands import data_app
+from physnet_training.label_command import label_app
 
 app = typer.Typer(
     name="physnet-train",
-    help="Make a charge- and spin-aware potential: convert, train, evaluate, inspect.",
+    help="Make a charge- and spin-aware potential: label, convert, inspect, train, …",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app)
+app.add_typer(label_app)
 _plain = plain_errors("physnet-train")
 
 Data = Annotated[

@@ -3,17 +3,15 @@
 import errno
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from physnet_training.assemble import AuditProgress, assemble
 from physnet_training.convert_job import Job, Source, Workspace
+from physnet_training.convert_options import read_options_from
 from physnet_training.convert_processes import convert_sources
 from physnet_training.formats import find_format
 from physnet_training.intake import POLICIES, Policy
-from physnet_training.molecules import ReadOptions
-from physnet_training.naming import ALIASES
 from physnet_training.source_report import ConversionReport, SourceReport
 
 Progress = Callable[[Path, int], None]
@@ -117,32 +115,6 @@ def run_job(
             f"the disk is full: the conversion to {job.target} stopped, and no dataset "
             "was made; free some space and run the same command again",
         ) from error
-
-
-def read_options_from(options: dict[str, Any]) -> ReadOptions:
-    """Check what the user says about a source.
-
-    Raises:
-        TypeError: An unknown option.
-        ValueError: An unknown quantity in ``keys``, or a wrong value.
-    """
-    known = {entry.name for entry in fields(ReadOptions)} - {"first_row"}
-    if set(options) - known:
-        raise TypeError(
-            f"unknown options {sorted(set(options) - known)}; known: {sorted(known)}"
-        )
-    chosen = ReadOptions(**{k: v for k, v in options.items() if v is not None})
-    wrong = sorted(set(chosen.keys) - set(ALIASES))
-    if wrong:
-        raise ValueError(
-            f"keys: unknown quantities {wrong}; known: {', '.join(ALIASES)}"
-        )
-    if chosen.assume_multiplicity not in (None, "lowest"):
-        raise ValueError(
-            "assume_multiplicity must be 'lowest' or left out, got "
-            f"{chosen.assume_multiplicity!r}"
-        )
-    return chosen
 
 
 def count_molecules(sources: Sequence[Path]) -> int | None:
