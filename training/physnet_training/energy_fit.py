@@ -40,9 +40,10 @@ def make_design(piece: Piece) -> Design:
     count, width = len(piece.sizes), len(present)
     cells = piece.owners * width + position[numbers]
     composition = np.bincount(cells, minlength=count * width).reshape(count, width)
-    spin = np.nan_to_num(piece.multiplicity.astype(np.float64), nan=0.0)
+    spin = piece.multiplicity.astype(np.float64)
     charge = piece.take("total_charge").astype(np.float64)
     # Complex numbers are sorted as pairs, and much faster than rows of an array.
+    spin = np.where(np.isnan(spin), 0.0, spin)
     states, member = np.unique(charge + 1j * spin, return_inverse=True)
     shown = [index for index, state in enumerate(states) if state != 1j]
     indicator = member[:, None] == np.array(shown, dtype=np.int64)
