@@ -12,7 +12,63 @@ AssumeMultiplicity = Annotated[
     str | None,
     typer.Option(help="'lowest': for molecules without spin, the lowest possible."),
 ]
-_UNITS, _SOURCES, _WORK = "Units", "What the sources hold", "How to work"
+
+
+def _unit(text: str) -> Any:
+    return typer.Option(help=text, rich_help_panel="Units")
+
+
+def _content(text: str, *names: str) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel="What the sources hold")
+
+
+def _work(text: str, *names: str) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel="How to work")
+
+
+_Paths = Annotated[
+    list[Path],
+    typer.Argument(help="SOURCE… TARGET: what to read, then a new folder"),
+]
+_Energy = Annotated[str | None, _unit("eV, hartree, …")]
+_Length = Annotated[str | None, _unit("angstrom, bohr")]
+_Force = Annotated[str | None, _unit("such as eV/angstrom")]
+_Dipole = Annotated[str | None, _unit("such as debye")]
+_Key = Annotated[
+    list[str] | None,
+    _content("FIELD=NAME: take this field from that key; repeatable."),
+]
+_Where = Annotated[
+    list[str] | None, _content("KEY=VALUE: keep only such molecules; repeatable.")
+]
+_Level = Annotated[str | None, _content("Level of theory.")]
+_AllowMissing = Annotated[
+    bool, _content("Accept NaN labels: they stay missing.", "--allow-missing")
+]
+_OnInvalid = Annotated[
+    str | None,
+    _work(
+        "error (default), skip or keep; skipped and kept molecules are listed in "
+        "invalid_rows.csv."
+    ),
+]
+_ShardMolecules = Annotated[
+    int | None,
+    _work(
+        "Most molecules per shard. By default one folder, and shards beyond "
+        "1,000,000 molecules."
+    ),
+]
+_Append = Annotated[bool, _work("Add shards to TARGET, a root of shards.", "--append")]
+_Workers = Annotated[
+    int | None,
+    _work("Most processes, one per source; by default one per processor."),
+]
+_Options = Annotated[
+    Path | None,
+    _work("TOML file of these options, also per source; the command line wins."),
+]
+_Json = Annotated[bool, _work("Print the report as JSON.", "--json")]
 
 
 def check_lowest(value: str | None) -> Any:
@@ -22,87 +78,23 @@ def check_lowest(value: str | None) -> Any:
     return value
 
 
-def _unit(text: str) -> Any:
-    return typer.Option(help=text, rich_help_panel=_UNITS)
-
-
 def convert(
-    paths: Annotated[
-        list[Path],
-        typer.Argument(help="SOURCE… TARGET: what to read, then a new folder"),
-    ],
-    energy_unit: Annotated[str | None, _unit("eV, hartree, …")] = None,
-    length_unit: Annotated[str | None, _unit("angstrom, bohr")] = None,
-    force_unit: Annotated[str | None, _unit("such as eV/angstrom")] = None,
-    dipole_unit: Annotated[str | None, _unit("such as debye")] = None,
-    key: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="FIELD=NAME: take this field from that key; repeatable.",
-            rich_help_panel=_SOURCES,
-        ),
-    ] = None,
-    where: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="KEY=VALUE: keep only such molecules; repeatable.",
-            rich_help_panel=_SOURCES,
-        ),
-    ] = None,
-    level: Annotated[
-        str | None, typer.Option(help="Level of theory.", rich_help_panel=_SOURCES)
-    ] = None,
-    allow_missing: Annotated[
-        bool,
-        typer.Option(
-            "--allow-missing",
-            help="Accept NaN labels: they stay missing.",
-            rich_help_panel=_SOURCES,
-        ),
-    ] = False,
+    paths: _Paths,
+    energy_unit: _Energy = None,
+    length_unit: _Length = None,
+    force_unit: _Force = None,
+    dipole_unit: _Dipole = None,
+    key: _Key = None,
+    where: _Where = None,
+    level: _Level = None,
+    allow_missing: _AllowMissing = False,
     assume_multiplicity: AssumeMultiplicity = None,
-    on_invalid: Annotated[
-        str | None,
-        typer.Option(
-            help="error (default), skip or keep; skipped and kept molecules are "
-            "listed in invalid_rows.csv.",
-            rich_help_panel=_WORK,
-        ),
-    ] = None,
-    shard_molecules: Annotated[
-        int | None,
-        typer.Option(
-            help="Most molecules per shard. By default one folder, and shards beyond "
-            "1,000,000 molecules.",
-            rich_help_panel=_WORK,
-        ),
-    ] = None,
-    append: Annotated[
-        bool,
-        typer.Option(
-            "--append",
-            help="Add shards to TARGET, a root of shards.",
-            rich_help_panel=_WORK,
-        ),
-    ] = False,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            help="Most processes, one per source; by default one per processor.",
-            rich_help_panel=_WORK,
-        ),
-    ] = None,
-    options: Annotated[
-        Path | None,
-        typer.Option(
-            help="TOML file of these options, also per source; the command line wins.",
-            rich_help_panel=_WORK,
-        ),
-    ] = None,
-    as_json: Annotated[
-        bool,
-        typer.Option("--json", help="Print the report as JSON.", rich_help_panel=_WORK),
-    ] = False,
+    on_invalid: _OnInvalid = None,
+    shard_molecules: _ShardMolecules = None,
+    append: _Append = False,
+    workers: _Workers = None,
+    options: _Options = None,
+    as_json: _Json = False,
 ) -> None:
     """Convert data files to one packed dataset, validated on the way.
 
