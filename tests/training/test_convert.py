@@ -1,7 +1,6 @@
 """Conversion: the numbers of a file reach the batches, in eV, Å and e."""
 
 import gzip
-import json
 from pathlib import Path
 
 import ase.io
@@ -9,9 +8,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from physnet_training import PackedMemmapLoader
+from data_files import write_extxyz, write_ragged
 from physnet_training.convert import convert
 from physnet_training.packed import PackedDataset
 
@@ -19,92 +16,6 @@ from physnet_ase.units import BOHR, HARTREE
 
 SHIPPED = Path(__file__).parents[2] / "training" / "data" / "states_dft"
 EVERY = ("energy", "forces", "dipole", "charges", "spin_populations")
-
-
-def write_ragged(path, molecules, units=None):
-    """Flat arrays under this project's own names."""
-    values = dict(molecules["values"])
-    numbers = values.pop("atomic_numbers")
-    extra = {} if units is None else {"units": json.dumps(units)}
-    np.savez(path, n_atoms=molecules["n_atoms"], numbers=numbers, **values, **extra)
-
-
-def write_padded(path, molecules):
-    """PhysNet's layout: R Z E F N D Q, and spin under S."""
-    n, values = molecules["n_atoms"], molecules["values"]
-    mask = np.arange(n.max()) < n[:, None]
-    arrays = {"N": n, "Q": values["total_charge"], "S": values["spin_multiplicity"]}
-    for key, name in (("Z", "atomic_numbers"), ("R", "positions"), ("F", "forces")):
-        if name in values:
-            arrays[key] = np.zeros((*mask.shape, *values[name].shape[1:]))
-            arrays[key][mask] = values[name]
-    for key, name in (("E", "energy"), ("D", "dipole")):
-        if name in values:
-            arrays[key] = values[name]
-    arrays["Z"] = arrays["Z"].astype(int)
-    np.savez(path, **arrays)
-
-
-def write_extxyz(path, molecules):
-    """ASE's own writer, energies and forces in its units."""
-    n, values = molecules["n_atoms"], molecules["values"]
-    frames = []
-    for row, end in enumerate(np.cumsum(n)):
-        own = slice(end - n[row], end)
-        atoms = Atoms(values["atomic_numbers"][own], values["positions"][own])
-        atoms.info["charge"] = int(values["total_charge"][row])
-        atoms.info["multiplicity"] = int(values["spin_multiplicity"][row])
-        results = {name: values[name][own] for name in ("forces",) if name in values}
-        if "energy" in values:
-            results["energy"] = values["energy"][row]
-        atoms.calc = SinglePointCalculator(atoms, **results)
-        frames.append(atoms)
-    ase.io.write(path, frames, format="extxyz")
-
-
-WRITERS = {"ragged.npz": write_ragged, "padded.npz": write_padded}
-
-
-@pytest.fixture(scope="module")
-def new_folder(tmp_path_factory):
-    return lambda: tmp_path_factory.mktemp("convert")
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    sizes=st.lists(st.integers(1, 6), min_size=1, max_size=12),
-    labels=st.sets(st.sampled_from(["forces", "dipole"])),
-    file=st.sampled_from(["ragged.npz", "padded.npz", "frames.extxyz"]),
-)
-def test_every_number_reaches_the_batches(
-    new_folder, make_molecules, sizes, labels, file
-):
-    folder = new_folder()
-    if file.endswith("xyz"):
-        labels = labels - {"dipole"}
-    molecules = make_molecules(sizes, ["energy", *labels], seed=len(sizes))
-    {**WRITERS, "frames.extxyz": write_extxyz}[file](folder / file, molecules)
-    options = {"energy_unit": "eV"} if file == "ragged.npz" else {}
-    convert(folder / file, folder / "set", **options)
-    loader = PackedMemmapLoader(folder / "set", 4, shuffle=False)
-    batches = list(loader.batches())
-    values = molecules["values"]
-    real = np.concatenate([b["N"] for b in batches]) > 0
-    energy = np.concatenate([b["E"] for b in batches])[real]
-    np.testing.assert_allclose(energy, values["energy"], rtol=1e-12)
-    for key, name in (("R", "positions"), ("F", "forces"), ("Z", "atomic_numbers")):
-        found = np.concatenate([b[key][b["mask"]] for b in batches])
-        if name in values:
-            # extended XYZ is written with eight decimals
-            np.testing.assert_allclose(found, values[name], rtol=1e-6, atol=1e-7)
-        else:
-            assert np.isnan(found).all()
-    for key in ("total_charge", "total_spin"):
-        name = {"total_spin": "spin_multiplicity"}.get(key, key)
-        found = np.concatenate([b[key] for b in batches])[real]
-        np.testing.assert_array_equal(found, values[name])
-    dataset = PackedDataset.open(folder / "set")
-    assert set(dataset.labels) == {"energy", *labels}
 
 
 def test_units_in_the_file_are_converted(tmp_path, make_molecules):
