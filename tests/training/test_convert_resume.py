@@ -1,16 +1,14 @@
 """A conversion that is killed at any moment: no half dataset, and the work goes on."""
 
-import json
-import os
+import errno
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 from physnet_training.convert import convert
+from physnet_training.durable import HashedFile
 from physnet_training.layout import FIELDS
 from physnet_training.packed import PackedDataset
 
@@ -97,3 +95,91 @@ def test_killed_at_every_flush(sources, tmp_path, options):
             for name in ("set", "straight")
         )
         assert found == straight
+
+
+KILL = """
+import os, signal, sys
+from physnet_training.convert import convert
+
+def kill(source, count):
+    if count >= int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+convert(sys.argv[3:], sys.argv[2], shard_molecules=5, workers=2, on_progress=kill)
+"""
+
+
+@pytest.fixture
+def killed(sources, tmp_path):
+    """A parallel conversion in shards of 5, killed once ten molecules are read."""
+    command = [sys.executable, "-c", KILL, "10", str(tmp_path / "set"), *sources]
+    done = subprocess.run(command, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / "set").exists()
+    return tmp_path / ".set.partial"
+
+
+def test_killed_while_processes_run(killed, sources, tmp_path):
+    with pytest.raises(ValueError, match=r"n_atoms\.npy is missing"):
+        PackedDataset.open(killed)
+    pieces = {path: path.stat().st_mtime_ns for path in killed.glob("*/piece-*/E.f64")}
+    assert pieces
+    convert(sources, tmp_path / "straight", shard_molecules=5)
+    convert(sources, tmp_path / "set", shard_molecules=5)
+    assert_same(contents(tmp_path / "set"), contents(tmp_path / "straight"))
+    times = {p.stat().st_mtime_ns for p in (tmp_path / "set").glob("*/E.f64")}
+    assert set(pieces.values()) & times, "finished pieces were written again"
+    assert not killed.exists()
+
+
+def test_other_commands_do_not_mix_in(killed, sources, tmp_path, write_source):
+    target = tmp_path / "set"
+    with pytest.raises(ValueError, match=r"its sources were .*a\.npz, .*b\.npz\. Run"):
+        convert(sources[:1], target, shard_molecules=5)
+    with pytest.raises(ValueError, match="shard_molecules was 5, is None"):
+        convert(sources, target)
+    with pytest.raises(ValueError, match=r"level of .*b\.npz was None, is 'HF'"):
+        convert(sources, target, shard_molecules=5, level="HF")
+    write_source(sources[1], [4] * 6, seed=2)
+    with pytest.raises(ValueError, match=r"bytes of .*b\.npz was .*remove .*\.partial"):
+        convert(sources, target, shard_molecules=5)
+    assert not target.exists()
+
+
+def test_error_keeps_finished_shards_for_a_milder_policy(
+    make_molecules, write_source, tmp_path, caplog
+):
+    molecules = make_molecules([2] * 12, ["energy"])
+    molecules["values"]["energy"][11] = np.nan
+    source = write_source(tmp_path / "a.npz", molecules=molecules)
+    with pytest.raises(ValueError, match="molecule 11"):
+        convert(source, tmp_path / "set", shard_molecules=5)
+    assert "10 molecules are finished and stay in" in caplog.text
+    first = tmp_path / ".set.partial" / "source-00000" / "piece-00000"
+    written = (first / "E.f64").stat().st_mtime_ns
+    convert(source, tmp_path / "set", shard_molecules=5, on_invalid="skip")
+    assert len(PackedDataset.open(tmp_path / "set")) == 11
+    taken = tmp_path / "set" / "shard-00000" / "E.f64"
+    assert taken.stat().st_mtime_ns == written
+
+
+def test_full_disk(sources, tmp_path, monkeypatch):
+    def full(self, array):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(HashedFile, "write", full)
+    with pytest.raises(OSError, match="the disk is full.*set stopped.*same command"):
+        convert(sources, tmp_path / "set")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "b.npz"]
+
+
+def test_two_conversions_to_one_target(sources, tmp_path, monkeypatch):
+    monkeypatch.setattr("physnet_training.locking._PATIENCE", 0.1)
+    second = pytest.raises(ValueError, match="another process is converting to .*set")
+
+    def start_another(source, count):
+        with second:
+            convert(sources, tmp_path / "set")
+
+    convert(sources, tmp_path / "set", on_progress=start_another)
+    assert len(PackedDataset.open(tmp_path / "set")) == 17

@@ -1,6 +1,7 @@
 """A conversion as it was asked for, and the hidden folder in which it is made."""
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from physnet_training.durable import write_json
 from physnet_training.intake import Policy
 from physnet_training.locking import locked
 from physnet_training.molecules import ReadOptions
+
+_log = logging.getLogger(__name__)
 
 SHARD_MOLECULES = 1_000_000
 """Most molecules of a shard, unless the user says otherwise."""
@@ -89,8 +92,7 @@ class Workspace:
             try:
                 yield self
             except (Exception, KeyboardInterrupt):
-                if not self._worth_keeping():
-                    shutil.rmtree(self.path, ignore_errors=True)
+                self._leave()
                 raise
             shutil.rmtree(self.path)
 
@@ -108,16 +110,21 @@ class Workspace:
         """The folder of a source."""
         return self.path / f"source-{index:05d}"
 
-    def kept_molecules(self) -> int:
-        """Molecules in finished pieces."""
-        return sum(
+    def _leave(self) -> None:
+        """After an error: keep what is worth it, and say so."""
+        finished = sum(
             json.loads(manifest.read_text(encoding="utf-8"))["num_molecules"]
             for manifest in self.path.glob("*/*/manifest.json")
         )
-
-    def _worth_keeping(self) -> bool:
-        enough = min(self.job.piece_molecules, MIN_KEPT)
-        return self.path.exists() and self.kept_molecules() >= enough
+        if finished < min(self.job.piece_molecules, MIN_KEPT):
+            shutil.rmtree(self.path, ignore_errors=True)
+            return
+        _log.warning(
+            "%d molecules are finished and stay in %s: the same command goes on "
+            "behind them; remove the folder to start anew",
+            finished,
+            self.path,
+        )
 
     def _claim(self) -> None:
         file = self.path / "job.json"

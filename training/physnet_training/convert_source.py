@@ -55,7 +55,7 @@ def convert_source(
     if taken.num_molecules:
         on_progress(taken.num_molecules)
     options = replace(source.options, first_row=taken.end_row)
-    with _Cutter(folder, piece_molecules) as cutter:
+    with _Cutter(folder, piece_molecules, on_invalid) as cutter:
         cutter.units = dict(taken.units)
         before = taken.num_molecules
         for piece in find_format(source.path).read(source.path, options, cutter.units):
@@ -88,12 +88,12 @@ def piece_taken(folder: Path) -> Taken:
 class _Cutter:
     """Writes molecules into one piece after another; a context manager.
 
-    A full piece is finished when the next molecule comes, so that the rows between,
-    which were left out, are listed with it.
+    Where rows may be left out, a full piece is finished when the next molecule comes,
+    so that those between are listed with it.
     """
 
-    def __init__(self, folder: Path, size: int) -> None:
-        self.folder, self.size = folder, size
+    def __init__(self, folder: Path, size: int, on_invalid: Policy) -> None:
+        self.folder, self.size, self.on_invalid = folder, size, on_invalid
         self.units: dict[str, str] = {}
         self._before = Taken()  # in pieces that are finished
         self._now = Taken()
@@ -145,6 +145,8 @@ class _Cutter:
                 invalid=Counter(row.action for row in intake.invalid),
             )
         )
+        if self.on_invalid == "error" and self._now.num_molecules == self.size:
+            self._close()
 
     def finish(self) -> Taken:
         """Finish the last piece; what was taken in all."""
@@ -164,8 +166,9 @@ class _Cutter:
         if self._writer is not None:
             self._writer.provenance.append(asdict(self._now))
             self._writer.finish()
-            self._before.extend(self._now)
             self._writer = None
+            self._before.extend(self._now)
+            self._now = Taken(self._now.end_row, self._now.end_row)
 
 
 def _check_found(source: Source, taken: Taken) -> None:
