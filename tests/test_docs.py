@@ -12,6 +12,7 @@ from physnet_training.config import (
     LossConfig,
     OptimizerConfig,
     Recipe,
+    SamplingConfig,
     SplitConfig,
 )
 from physnet_training.loader import PackedMemmapLoader
@@ -29,6 +30,7 @@ SECTIONS = {
     "`[data]`": DataConfig,
     "`[model]`": ModelConfig,
     "`[split]`": SplitConfig,
+    "`[sampling]`": SamplingConfig,
     "`[loss]`": LossConfig,
     "`[optimizer]`": OptimizerConfig,
     "Simulation": SimulationSettings,

@@ -65,14 +65,26 @@ def test_permutation_split_is_numpys():
 
 def test_split_is_stored_and_read_back(tmp_path):
     split = permutation_split(20, 12, 5, seed=3)
-    read = Split.load(split.save(tmp_path / "split.json"))
+    read = Split.load(split.save(tmp_path / "split.npz"))
     for name in ("train", "validation", "test"):
         np.testing.assert_array_equal(getattr(read, name), getattr(split, name))
-    (tmp_path / "split.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"split\.json is no stored split"):
-        Split.load(tmp_path / "split.json")
     with pytest.raises(ValueError, match="is no stored split"):
-        Split.load(tmp_path / "absent.json")
+        Split.load(tmp_path / "absent.npz")
+
+
+def test_damaged_split_is_named(tmp_path):
+    file = permutation_split(20, 12, 5, seed=3).save(tmp_path / "split.npz")
+    content = file.read_bytes()
+    for damaged in (b"{}", b"", content[:-30], content[: len(content) // 2]):
+        file.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"split\.npz is no stored split"):
+            Split.load(file)
+    np.save(tmp_path / "one.npy", np.arange(3))
+    with pytest.raises(ValueError, match=r"one\.npy is no stored split"):
+        Split.load(tmp_path / "one.npy")
+    np.savez(tmp_path / "two.npz", train=[0], validation=[1])
+    with pytest.raises(ValueError, match=r"two\.npz is no stored split.*test"):
+        Split.load(tmp_path / "two.npz")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from physnet_training.config import Recipe, recipe_from
 from physnet_training.convert import convert
 from physnet_training.packed import PackedDataset
 from physnet_training.run import train
-from physnet_training.splits import Split
+from physnet_training.splits import SPLIT_FILE, Split
 from physnet_training.trainer import Trainer, prepare, reopen
 
 from physnet_ase.checkpoint import load_potential
@@ -67,7 +67,7 @@ def start(
     first = np.unique(states, axis=0, return_index=True)[1]
     validation = np.delete(rows, first)[:4]
     split = Split(np.setdiff1d(rows, validation), validation, np.zeros(0, int))
-    split.save(out / "split.json")
+    split.save(out / SPLIT_FILE)
     content = {"recipe": recipe.model_dump(mode="json"), "dataset": str(dataset.path)}
     (out / "recipe.json").write_text(json.dumps(content))
     return Trainer(recipe, dataset, out, split)

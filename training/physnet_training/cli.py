@@ -71,7 +71,7 @@ def resume(run: Annotated[Path, typer.Argument(help="Folder of the run.")]) -> N
 def _finish(trainer: Any) -> None:
     from rich.console import Console
 
-    from physnet_training.display import TrainingBar, error_table
+    from physnet_training.display import TrainingBar, data_line, error_table
     from physnet_training.run import finish
 
     console = Console()
@@ -85,6 +85,7 @@ def _finish(trainer: Any) -> None:
     for part in ("validation", "test"):
         if part in report:
             console.print(error_table(f"{part} errors", report[part]))
+    console.print(data_line(report["data"]))
     console.print(f"{report['seconds']:.0f} s; model: {out / 'model'}")
 
 

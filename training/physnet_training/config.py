@@ -51,6 +51,24 @@ class SplitConfig(_Section):
         return self
 
 
+class SamplingConfig(_Section):
+    """How training molecules are drawn; see ``PackedMemmapLoader``."""
+
+    block_size: int | None = Field(
+        None,
+        ge=1,
+        description="for network storage and spinning disks: shuffle blocks of this "
+        "many consecutive molecules, then inside mixed_blocks of them together",
+    )
+    mixed_blocks: int = Field(16, ge=1)
+    balance: float = Field(
+        0.0, ge=0, le=1, description="0: states as in the data, 1: all equally often"
+    )
+    weights: str | None = Field(
+        None, description=".npy file, one weight in the loss per molecule"
+    )
+
+
 class LossConfig(_Section):
     """Weights of the loss terms.
 
@@ -95,6 +113,7 @@ class Recipe(_Section):
     data: DataConfig = Field(default_factory=DataConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
     split: SplitConfig = Field(default_factory=SplitConfig)
+    sampling: SamplingConfig = Field(default_factory=SamplingConfig)
     loss: LossConfig = Field(default_factory=LossConfig)
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
 
@@ -123,7 +142,7 @@ def recipe_from(content: dict[str, Any], origin: "str | Path") -> Recipe:
 
 
 def load_recipe(path: "str | Path") -> Recipe:
-    """Read and validate a recipe; relative sources count from its folder.
+    """Read and validate a recipe; relative paths count from its folder.
 
     Raises:
         FileNotFoundError: No such file.
@@ -136,6 +155,10 @@ def load_recipe(path: "str | Path") -> Recipe:
         raise ValueError(f"{path} is not valid TOML: {error}") from error
     recipe = recipe_from(content, path)
     sources = tuple(str((path.parent / s).resolve()) for s in recipe.data.sources)
-    return recipe.model_copy(
-        update={"data": recipe.data.model_copy(update={"sources": sources})}
-    )
+    update: dict[str, BaseModel] = {
+        "data": recipe.data.model_copy(update={"sources": sources})
+    }
+    if recipe.sampling.weights is not None:
+        weights = str((path.parent / recipe.sampling.weights).resolve())
+        update["sampling"] = recipe.sampling.model_copy(update={"weights": weights})
+    return recipe.model_copy(update=update)

@@ -27,7 +27,7 @@ from physnet_training.display import TrainingBar, error_table
 from physnet_training.gap_report import compare, gap_rows, gap_table, summary_table
 from physnet_training.ladders import Ladder, find_ladders, frames_by_energy
 from physnet_training.run import finish, open_data, with_overrides
-from physnet_training.splits import Split
+from physnet_training.splits import SPLIT_FILE, Split
 from physnet_training.trainer import prepare
 
 PRETRAINED = "states-dft-small"
@@ -145,7 +145,7 @@ def run(out: Path, steps: int | None, console: Console) -> dict[str, Any]:
     other = load_potential(PRETRAINED)
     training = train_model(out, steps, console)
     potential = load_potential(out / "run" / "model")
-    split = Split.load(out / "run" / "split.json")
+    split = Split.load(out / "run" / SPLIT_FILE)
     recipe = load_recipe(RECIPE)
     dataset = open_data(recipe, out / "run")
     ladders = find_ladders(dataset, np.arange(len(dataset)))

@@ -69,6 +69,15 @@ def _short(row: dict[str, Any]) -> str:
     return "validation MAE " + ", ".join(parts)
 
 
+def data_line(data: dict[str, float]) -> str:
+    """What ``Trainer.data_report`` says, in a sentence."""
+    return (
+        f"waited for data {data['wait_fraction']:.1%} of the time; padding "
+        f"{data['padding_of_atoms']:.1%} of the atoms, {data['padding_of_pairs']:.1%} "
+        f"of the pairs, in {data['shapes']} shapes"
+    )
+
+
 def error_table(title: str, rows: list[dict[str, Any]]) -> Table:
     """Errors per state as a table in meV, meV/Å and e."""
     table = Table(title=title, title_justify="left")

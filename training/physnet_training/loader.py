@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ class PackedMemmapLoader:
             self.sampling,
             group=self.batch_size * self.process_count,
             process_count=self.process_count,
-            states=state_numbers(self.dataset, indices) if balanced else None,
+            states=partial(state_numbers, self.dataset, indices) if balanced else None,
         )
         self._walk = Walk(
             self.dataset,

@@ -150,19 +150,28 @@ class PackedDataset:
                 for row in manifest["states"]:
                     total[row["charge"], row["multiplicity"]] += row["count"]
             return dict(sorted(total.items()))
-        return self.count_states(range(self.num_molecules))
+        return self.count_states(range(self.num_molecules), skip_unknown=True)
 
-    def count_states(self, molecules: Array | range) -> dict[tuple[int, int], int]:
-        """As ``states``, counted among some molecules in bounded memory."""
+    def count_states(
+        self, molecules: Array | range, *, skip_unknown: bool = False
+    ) -> dict[tuple[int, int], int]:
+        """(charge, multiplicity) -> number of some molecules, ascending.
+
+        Args:
+            molecules: Their indices.
+            skip_unknown: Leave molecules without a multiplicity out.
+
+        Raises:
+            ValueError: A multiplicity is not known and not to be skipped.
+        """
         total: Counter[tuple[int, int]] = Counter()
         for rows in parts(molecules):
-            spin = self.multiplicities(rows)
-            known = np.isfinite(spin)
-            charge = self.take("total_charge", rows)[known]
-            pairs = np.stack([charge, spin[known]], axis=1)
-            values, counts = np.unique(pairs, axis=0, return_counts=True)
+            if skip_unknown:
+                rows = rows[np.isfinite(self.multiplicities(rows))]
+            states = np.stack(self.states_of(rows), axis=1)
+            values, counts = np.unique(states, axis=0, return_counts=True)
             for (q, m), count in zip(values.tolist(), counts.tolist(), strict=True):
-                total[int(q), int(m)] += count
+                total[q, m] += count
         return dict(sorted(total.items()))
 
     def unique(self, name: str) -> Array:

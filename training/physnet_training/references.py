@@ -1,5 +1,6 @@
 """Reference energies per element and state by least squares in float64."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,104 @@ class References(NamedTuple):
         return composition @ per_element + constants
 
 
+class ReferenceFit:
+    """Least squares for the references, molecules added in any number of pieces.
+
+    What was added is kept as the triangular factor of a QR decomposition, which loses
+    no digits the way the normal equations do, and has the size of the unknowns.
+
+    Args:
+        elements: Atomic numbers, the columns of the compositions.
+        states: Every state that will come -> number of its molecules.
+    """
+
+    def __init__(
+        self, elements: np.ndarray, states: Mapping[ElectronicState, int]
+    ) -> None:
+        self._elements = elements
+        self._counts = dict(sorted(states.items()))
+        fitted = [s for s in self._counts if s != ElectronicState(0, 1)]
+        self._column = {state: place for place, state in enumerate(fitted)}
+        width = len(elements) + len(fitted) + 1  # the last column is the energy
+        self._factor = np.zeros((0, width))
+        self._per_atom = np.zeros((0, width))
+        self._rows = 0
+
+    def add(
+        self, energies: np.ndarray, composition: np.ndarray, states: np.ndarray
+    ) -> None:
+        """Add molecules; those whose energy is missing (NaN) do not take part.
+
+        Args:
+            energies: (molecules,) total energies in eV, float64.
+            composition: (molecules, elements) counts of atoms.
+            states: (molecules, 2) integer charge and multiplicity.
+        """
+        known = np.isfinite(energies)
+        energies, composition, states = (
+            energies[known],
+            composition[known],
+            states[known],
+        )
+        if len(energies) == 0:
+            return
+        rows = np.zeros((len(energies), self._factor.shape[1]))
+        rows[:, : len(self._elements)] = composition
+        unique, which = np.unique(states, axis=0, return_inverse=True)
+        place = [self._column.get(ElectronicState(*s), -1) for s in unique.tolist()]
+        column = np.array(place)[which.reshape(-1)]
+        charged = np.flatnonzero(column >= 0)
+        rows[charged, len(self._elements) + column[charged]] = 1.0
+        rows[:, -1] = energies
+        self._rows += len(rows)
+        self._factor = _stacked(self._factor, rows)
+        rows /= composition.sum(axis=1, keepdims=True)
+        self._per_atom = _stacked(self._per_atom, rows)
+
+    def references(self) -> References:
+        """The solution of minimum norm.
+
+        Raises:
+            ValueError: No molecule has an energy.
+        """
+        solution = self._solve()
+        count = len(self._elements)
+        constants = {
+            state: float(solution[count + self._column[state]])
+            if state in self._column
+            else 0.0
+            for state in self._counts
+        }
+        return References(
+            {
+                int(z): float(e)
+                for z, e in zip(self._elements, solution[:count], strict=True)
+            },
+            constants,
+            dict(self._counts),
+        )
+
+    def residual_per_atom(self) -> float:
+        """Root mean square of what the references leave over, in eV per atom."""
+        left = self._per_atom @ np.append(-self._solve(), 1.0)
+        return float(np.sqrt(left @ left / self._rows))
+
+    def _solve(self) -> np.ndarray:
+        if self._rows == 0:
+            raise ValueError(
+                "no training molecule has an energy; convert data with energy labels"
+            )
+        design, energies = self._factor[:, :-1], self._factor[:, -1]
+        # what counts as dependent is decided as for all the rows together
+        limit = np.finfo(np.float64).eps * max(self._rows, design.shape[1])
+        return np.linalg.lstsq(design, energies, rcond=limit)[0]
+
+
+def _stacked(factor: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Triangular factor of everything seen so far and of these rows."""
+    return np.asarray(np.linalg.qr(np.concatenate([factor, rows]), mode="r"))
+
+
 def fit_references(
     energies: np.ndarray,
     composition: np.ndarray,
@@ -51,24 +150,8 @@ def fit_references(
     Raises:
         ValueError: No molecule has an energy.
     """
-    labelled = np.isfinite(energies)
-    if not labelled.any():
-        raise ValueError(
-            "no training molecule has an energy; convert data with energy labels"
-        )
-    unique, row_state, counts = np.unique(
-        states, axis=0, return_inverse=True, return_counts=True
-    )
-    seen = [ElectronicState(*row) for row in unique.tolist()]
-    fitted = [i for i, s in enumerate(seen) if s != ElectronicState(0, 1)]
-    indicator = (row_state.reshape(-1, 1) == np.array(fitted, int)).astype(np.float64)
-    design = np.concatenate([composition.astype(np.float64), indicator], axis=1)
-    solution = np.linalg.lstsq(design[labelled], energies[labelled], rcond=None)[0]
-    constants = dict.fromkeys(seen, 0.0)
-    for column, index in enumerate(fitted):
-        constants[seen[index]] = float(solution[len(elements) + column])
-    return References(
-        {int(z): float(e) for z, e in zip(elements, solution, strict=False)},
-        constants,
-        {state: int(count) for state, count in zip(seen, counts, strict=True)},
-    )
+    unique, counts = np.unique(states, axis=0, return_counts=True)
+    pairs = zip(unique.tolist(), counts.tolist(), strict=True)
+    fit = ReferenceFit(elements, {ElectronicState(*s): n for s, n in pairs})
+    fit.add(energies, composition, states)
+    return fit.references()

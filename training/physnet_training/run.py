@@ -106,6 +106,7 @@ def finish(
         "steps": int(trainer.state.step),
         "seconds": round(trainer.seconds, 1),
         "training_molecules": len(trainer.split.train),
+        "data": trainer.data_report(),
     }
     for name in ("validation", "test"):
         rows = getattr(trainer.split, name)

@@ -1,5 +1,7 @@
 """Which molecules are in which batch of which process, and how much each one counts."""
 
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ class Sampler:
         sampling: How they are drawn and mixed.
         group: Molecules per batch, over all processes.
         process_count: Processes that share each batch.
-        states: [molecules] number of each one's state, where these are balanced.
+        states: Gives the number of each molecule's state, where these are balanced.
     """
 
     def __init__(
@@ -30,15 +32,19 @@ class Sampler:
         *,
         group: int,
         process_count: int,
-        states: Array | None = None,
+        states: Callable[[], Array] | None = None,
     ) -> None:
         self.sizes = sizes
         self.sampling = sampling
         self.group = group
         self.process_count = process_count
         self.num_batches = -(-len(sizes) // group)
-        self._states = states
+        self._find_states = states
         self._order: tuple[int, Array] | None = None
+
+    @cached_property
+    def _states(self) -> Array | None:
+        return None if self._find_states is None else self._find_states()
 
     def whole(self, epoch: int, index: int) -> Array:
         """Positions of the molecules of a batch, all processes together."""

@@ -2,7 +2,7 @@
 
 import difflib
 import hashlib
-import json
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from physnet_training.order import hash_uniform
-from physnet_training.packed import PackedDataset
+from physnet_training.packed import PackedDataset, parts
 
 Array = NDArray[Any]
+SPLIT_FILE = "split.npz"
+"""Name of the stored split in a run's folder."""
 _CHUNK = 1 << 16  # molecules held in memory at once
 
 
@@ -43,23 +45,21 @@ class Split:
                     "another fraction"
                 )
         together = np.concatenate([self.train, self.validation, self.test])
-        values, counts = np.unique(together, return_counts=True)
-        if len(values) != len(together) or values[0] < 0:
-            bad = values[counts > 1] if (counts > 1).any() else values[values < 0]
+        together.sort()
+        twice = together[1:][together[1:] == together[:-1]]
+        if len(twice) or together[0] < 0:
+            bad = int(twice[0] if len(twice) else together[0])
             raise ValueError(
-                f"molecule {int(bad[0])} must stand in one part of the split once, and "
-                "indices count from 0"
+                f"molecule {bad} must stand in one part of the split once, and indices "
+                "count from 0"
             )
 
     def save(self, path: str | Path) -> Path:
-        """Write the indices as JSON; return the path."""
+        """Write the indices as an ``.npz`` file; return the path."""
         path = Path(path)
-        parts = {
-            "train": self.train.tolist(),
-            "validation": self.validation.tolist(),
-            "test": self.test.tolist(),
-        }
-        path.write_text(json.dumps(parts) + "\n", encoding="utf-8")
+        # a file object, for NumPy would append its own ending to a name
+        with path.open("wb") as file:
+            np.savez(file, train=self.train, validation=self.validation, test=self.test)
         return path
 
     @classmethod
@@ -69,11 +69,19 @@ class Split:
         Raises:
             ValueError: The file is no split.
         """
+        names = ("train", "validation", "test")
         try:
-            parts = json.loads(Path(path).read_text(encoding="utf-8"))
-            return cls(parts["train"], parts["validation"], parts["test"])
-        except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+            with (
+                Path(path).open("rb") as file,
+                np.load(file, allow_pickle=False) as stored,
+            ):
+                found = [stored[name] for name in names]
+        except (
+            *(OSError, EOFError, KeyError, ValueError),  # of NumPy
+            *(AttributeError, TypeError, zipfile.BadZipFile),
+        ) as error:
             raise ValueError(f"{path} is no stored split: {error!r}") from error
+        return cls(*found)
 
 
 def split_indices(
@@ -179,8 +187,11 @@ def group_indices(dataset: PackedDataset, names: Sequence[str]) -> Array:
             known = ", ".join(near or dataset.groups[:5]) or "none: no names are stored"
             raise ValueError(f"{dataset.path}: no molecule is called {name!r}; {known}")
     wanted = [dataset.groups.index(name) for name in names]
-    group = dataset.take("group", np.arange(len(dataset)))
-    return np.flatnonzero(np.isin(group, wanted))
+    found = [
+        rows[np.isin(dataset.take("group", rows), wanted)]
+        for rows in parts(range(len(dataset)))
+    ]
+    return np.concatenate(found)
 
 
 def _both(indices: Array, inside: Array, what: str) -> tuple[Array, Array]:

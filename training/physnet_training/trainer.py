@@ -3,25 +3,30 @@
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
-from ase.data import chemical_symbols
 
 from physnet_ase.graph import Graph
-from physnet_ase.metadata import ModelMetadata, StateRecord
 from physnet_ase.potential import Potential
 from physnet_ase.untrained import initial_parameters
 from physnet_training import step as step_module
 from physnet_training.config import Recipe, recipe_from
 from physnet_training.evaluate import Predictions, ReferenceTable
+from physnet_training.feed import Feed
 from physnet_training.loader import PackedMemmapLoader
 from physnet_training.packed import PackedDataset
-from physnet_training.preparation import dataset_references, make_split
-from physnet_training.references import References
-from physnet_training.splits import Split
+from physnet_training.preparation import (
+    check_states,
+    dataset_references,
+    describe,
+    make_split,
+)
+from physnet_training.run_store import RunStore
+from physnet_training.splits import SPLIT_FILE, Split
 
 CHECK_EVERY = 50
 """Steps between looks at the loss; a NaN is traced back to its own step."""
@@ -40,7 +45,7 @@ class Progress(NamedTuple):
 class Trainer:
     """Runs a recipe on a dataset into a folder, or continues one there.
 
-    The folder holds ``recipe.json``, ``split.json``, ``history.jsonl``, ``state/``
+    The folder holds ``recipe.json``, ``split.npz``, ``history.jsonl``, ``state/``
     (everything needed to continue exactly) and ``model/`` (the averaged weights with
     the lowest validation loss).
     """
@@ -53,14 +58,18 @@ class Trainer:
         # flat graphs pad a batch, not a molecule: sorting by size would save little and
         # make batches of one kind of molecule each
         whole = PackedMemmapLoader(
-            dataset, options.batch_size, bucket_size=1, seed=options.seed
+            dataset,
+            options.batch_size,
+            bucket_size=1,
+            seed=options.seed,
+            **recipe.sampling.model_dump(),
         )
         self.loader = whole.subset(split.train)
         self.validation = whole.subset(split.validation, shuffle=False)
         found, scale = dataset_references(dataset, split.train)
-        self._check_states(found)
+        check_states(dataset, split, found, recipe.model)
         self.references = ReferenceTable(found.element_energies, found.state_energies)
-        self.metadata = self._describe(found)
+        self.metadata = describe(recipe, dataset, found)
         graph = next(self.validation.graphs(recipe.model.cutoff))._replace(labels=None)
         self.validation.restore(self.validation.state() | {"epoch": 0, "index": 0})
         params = initial_parameters(recipe.model, graph, options.seed)
@@ -70,47 +79,8 @@ class Trainer:
         self.state = self.functions.start
         self.best: float | None = None
         self.seconds = 0.0
-        self._checkpoints: Any = None
-
-    def _check_states(self, found: References) -> None:
-        charges, spins = self.dataset.states_of(self.split.validation)
-        config = self.recipe.model
-        seen = {(s.charge, s.multiplicity) for s in found.state_energies}
-        for pair in sorted(set(zip(charges.tolist(), spins.tolist(), strict=True))):
-            if pair not in seen:
-                raise ValueError(
-                    f"charge {pair[0]:+d}, multiplicity {pair[1]} stands in the "
-                    "validation part but not in the training part; use another "
-                    "split.seed or more molecules"
-                )
-        for charge, spin in sorted(seen):
-            low, high = config.charge_range
-            if not (low <= charge <= high and spin <= config.spin_range[1]):
-                raise ValueError(
-                    f"the data holds charge {charge:+d}, multiplicity {spin}, outside "
-                    f"model.charge_range {config.charge_range} or model.spin_range "
-                    f"{config.spin_range}; widen them in the recipe"
-                )
-
-    def _describe(self, found: References) -> ModelMetadata:
-        return ModelMetadata(
-            name=self.recipe.name,
-            description=self.recipe.description,
-            config=self.recipe.model,
-            element_energies={
-                chemical_symbols[z]: e for z, e in found.element_energies.items()
-            },
-            states=[
-                StateRecord(
-                    charge=state.charge,
-                    multiplicity=state.multiplicity,
-                    count=found.state_counts[state],
-                    reference_energy=energy,
-                )
-                for state, energy in sorted(found.state_energies.items())
-            ],
-            levels_of_theory=list(self.dataset.levels),
-        )
+        self.waited = 0.0  # of these, for data
+        self._store = RunStore(out / "state")
 
     def potential(self) -> Potential:
         """The averaged weights of this moment as a potential."""
@@ -123,35 +93,63 @@ class Trainer:
         Raises:
             FloatingPointError: The loss is not finite; the batch's molecules are named.
         """
-        steps, options = self.recipe.optimizer.steps, self.recipe.optimizer
         recent: deque[tuple[int, int, int, Any]] = deque(maxlen=CHECK_EVERY)
-        graphs = self._stream()
-        started = time.monotonic() - self.seconds
-        step = int(self.state.step)
-        while step < steps:
-            place = self.loader.state()
-            graph = next(graphs)
-            self.state, metrics = self.functions.step(self.state, graph)
-            step += 1
-            recent.append((step, place["epoch"], place["index"], metrics))
-            due = step % options.validate_every == 0 or step == steps
-            if step % CHECK_EVERY == 0 or due:
+        earlier = time.monotonic() - self.seconds, self.waited
+
+        def prepare(graph: Graph) -> Graph:
+            return jax.device_put(self.references.subtract(graph))
+
+        def busy() -> bool:
+            return bool(recent) and not recent[-1][3]["loss"].is_ready()
+
+        with Feed(self.loader, self.recipe.model.cutoff, prepare) as feed:
+            while (done := int(self.state.step)) < self.recipe.optimizer.steps:
+                for step in self._until_check(done):
+                    batch = feed.take(busy)
+                    self.state, metrics = self.functions.step(self.state, batch.graph)
+                    recent.append((step, batch.epoch, batch.number, metrics))
                 self._check_finite(recent)
-                errors = None
-                self.seconds = time.monotonic() - started
-                if due:
-                    errors = self._validate(step, recent)
-                    self._save(step)
-                if on_progress is not None:
-                    loss = float(np.mean([r[3]["loss"] for r in recent]))
-                    on_progress(Progress(step, steps, loss, self.seconds, errors))
+                self.seconds = time.monotonic() - earlier[0]
+                self.waited = earlier[1] + feed.waited
+                self._report(step, recent, feed.position, on_progress)
                 recent.clear()
         return self.out / "model"
 
-    def _stream(self) -> Iterator[Graph]:
-        while True:
-            for graph in self.loader.graphs(self.recipe.model.cutoff):
-                yield self.references.subtract(graph)
+    def _until_check(self, done: int) -> range:
+        """Steps up to the next look at the loss, or validation, or the end."""
+        options = self.recipe.optimizer
+        ends = [
+            (done // every + 1) * every
+            for every in (CHECK_EVERY, options.validate_every)
+        ]
+        return range(done + 1, min(*ends, options.steps) + 1)
+
+    def _report(
+        self,
+        step: int,
+        recent: "deque[tuple[int, int, int, Any]]",
+        position: dict[str, Any],
+        on_progress: Callable[[Progress], None] | None,
+    ) -> None:
+        """Validate and store where that is due; tell who wants to know."""
+        steps = self.recipe.optimizer.steps
+        errors = None
+        if step % self.recipe.optimizer.validate_every == 0 or step == steps:
+            errors = self._validate(step, recent)
+            self._save(step, position)
+        if on_progress is not None:
+            loss = float(np.mean([r[3]["loss"] for r in recent]))
+            on_progress(Progress(step, steps, loss, self.seconds, errors))
+
+    def data_report(self) -> dict[str, float]:
+        """Fraction of the time spent waiting for data, and what is padding."""
+        padding = self.loader.padding()
+        return {
+            "wait_fraction": self.waited / max(self.seconds, 1e-9),
+            "padding_of_atoms": padding.atoms,
+            "padding_of_pairs": padding.pairs,
+            "shapes": padding.shapes,
+        }
 
     def _check_finite(self, recent: "deque[tuple[int, int, int, Any]]") -> None:
         for step, epoch, index, metrics in recent:
@@ -194,7 +192,8 @@ class Trainer:
                 # names only: a model travels, the folders it was made in do not
                 "data": [Path(source).name for source in self.recipe.data.sources],
                 "recipe": self.recipe.model_dump(
-                    mode="json", exclude={"model", "data"}
+                    mode="json",
+                    exclude={"model": True, "data": True, "sampling": {"weights"}},
                 ),
             }
             metadata = self.metadata.model_copy(
@@ -205,39 +204,25 @@ class Trainer:
         loss = {
             name: float(np.mean([r[3][name] for r in recent])) for name in recent[-1][3]
         }
-        line = {"step": step, "seconds": self.seconds, "train": loss, "errors": table}
+        line = {
+            "step": step,
+            "seconds": self.seconds,
+            "train": loss,
+            "data": self.data_report(),
+            "errors": table,
+        }
         with (self.out / "history.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         return table[0]
 
-    def _manager(self) -> Any:
-        if self._checkpoints is None:
-            import orbax.checkpoint as ocp  # slow to import, needed by trainings only
-
-            self._checkpoints = ocp.CheckpointManager(
-                (self.out / "state").resolve(),
-                options=ocp.CheckpointManagerOptions(
-                    max_to_keep=2, create=True, enable_async_checkpointing=False
-                ),
-            )
-        return self._checkpoints
-
-    def _save(self, step: int) -> None:
-        import orbax.checkpoint as ocp
-
+    def _save(self, step: int, position: dict[str, Any]) -> None:
         meta = {
-            "loader": self.loader.state(),
+            "loader": position,
             "best": self.best,
             "seconds": self.seconds,
+            "waited": self.waited,
         }
-        self._manager().save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(self.state._asdict()),
-                meta=ocp.args.JsonSave(meta),
-            ),
-            force=True,
-        )
+        self._store.save(step, self.state._asdict(), meta)
 
     def restore(self) -> int:
         """Continue from the newest stored state; return its step.
@@ -245,26 +230,13 @@ class Trainer:
         Raises:
             FileNotFoundError: No state was stored yet.
         """
-        import orbax.checkpoint as ocp
-
-        latest = self._manager().latest_step()
-        if latest is None:
-            raise FileNotFoundError(
-                f"{self.out / 'state'} holds no stored state; nothing to resume, start "
-                "the training again"
-            )
-        stored = self._manager().restore(
-            latest,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(self.state._asdict()),
-                meta=ocp.args.JsonRestore(),
-            ),
-        )
-        self.state = step_module.TrainState(**stored.state)
-        self.loader.restore(stored.meta["loader"])
-        self.best, self.seconds = stored.meta["best"], stored.meta["seconds"]
-        self._trim_history(latest)
-        return int(latest)
+        step, state, meta = self._store.restore(self.state._asdict())
+        self.state = step_module.TrainState(**state)
+        self.loader.restore(meta["loader"])
+        self.best, self.seconds = meta["best"], meta["seconds"]
+        self.waited = meta["waited"]
+        self._trim_history(step)
+        return step
 
     def _trim_history(self, step: int) -> None:
         """Drop lines after the restored step, which will be written again."""
@@ -289,7 +261,7 @@ def prepare(recipe: Recipe, dataset: PackedDataset, out: Path) -> Trainer:
     out.mkdir(parents=True, exist_ok=True)
     split = make_split(dataset, recipe.split)
     trainer = Trainer(recipe, dataset, out, split)
-    split.save(out / "split.json")
+    split.save(out / SPLIT_FILE)
     content = {
         "recipe": recipe.model_dump(mode="json"),
         "dataset": str(Path(dataset.path).resolve()),
@@ -312,6 +284,6 @@ def reopen(out: Path) -> Trainer:
     dataset = PackedDataset.open(
         content["dataset"], assume_multiplicity=recipe.data.assume_multiplicity
     )
-    trainer = Trainer(recipe, dataset, out, Split.load(out / "split.json"))
+    trainer = Trainer(recipe, dataset, out, Split.load(out / SPLIT_FILE))
     trainer.restore()
     return trainer
