@@ -77,7 +77,9 @@ class Vibrations(Observable):
         atoms = self.geometries[0]
         free = _free_atoms(atoms)
         flat = _coordinates(free)
-        return VibrationsData.from_2d(atoms, self.hessian[np.ix_(flat, flat)], free)
+        return VibrationsData.from_2d(
+            atoms, self.hessian[np.ix_(flat, flat)], list(free)
+        )
 
     def check_minimum(self) -> None:
         """Raise unless all modes are real.

@@ -36,13 +36,8 @@ def protonated(
         calculator: The calculator.
 
     Raises:
-        ValueError: No such atom, or no room at it.
+        ValueError: There is no room at the atom.
     """
-    name = molecule.get_chemical_formula()
-    if not 0 <= site < len(molecule):
-        raise ValueError(
-            f"site {site} is no atom of {name}; allowed: 0 to {len(molecule) - 1}"
-        )
     lengths = covalent_radii[molecule.numbers] + covalent_radii[1]
     places = molecule.positions[site] + lengths[site] * _sphere()
     gaps = np.linalg.norm(places[:, None] - molecule.positions, axis=2)
@@ -50,7 +45,7 @@ def protonated(
     places = places[np.all(gaps > _FREE_SPACE * lengths, axis=1)]
     if not len(places):
         raise ValueError(
-            f"{name}: no room for a proton at atom {site} "
+            f"{molecule.get_chemical_formula()}: no room for a proton at atom {site} "
             f"({molecule.symbols[site]}); give a protonated structure instead"
         )
     trials = []

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from ase import Atoms
@@ -16,8 +16,8 @@ from physnet_ase.thermodynamics import thermochemistry_of
 from physnet_ase.units import BOLTZMANN
 from physnet_ase.zero_point import minimum_vibrations
 
-Site = int | Literal["all"] | Atoms
-"""An atom's index, all atoms heavier than hydrogen, or the protonated structure."""
+Site = int | str | Atoms
+"""An atom's index, "all" atoms heavier than hydrogen, or the protonated structure."""
 _DEFAULT = Relaxation()
 
 
@@ -131,16 +131,27 @@ def _proton_affinity(
         )
     state = calculator.resolve_state(molecule)
     acid_state = ElectronicState(state.charge + 1, state.multiplicity)
+    # Whatever cannot be is said before the first relaxation.
+    calculator.potential.check(
+        [*molecule.numbers, 1],
+        acid_state,
+        allow_unseen_states=calculator.allow_unseen_states,
+    )
+    places = _places(molecule, site, acid_state)
     base, energy = relax(molecule, state, calculator, relaxation)
-    starts = _starting_points(base, site, acid_state, calculator)
     tried = []
-    for place, start in starts:
+    for place in places:
+        start = (
+            place
+            if isinstance(place, Atoms)
+            else protonated(base, place, acid_state, calculator)
+        )
         acid, acid_energy = relax(start, acid_state, calculator, relaxation)
-        nearest = None
-        if place is not None:
-            distances = acid.get_distances(-1, range(len(base)))
-            nearest = int(np.argmin(distances))
-        tried.append((ProtonationSite(place, nearest, acid_energy), acid))
+        reached = ProtonationSite(None, None, acid_energy)
+        if not isinstance(place, Atoms):
+            nearest = int(np.argmin(acid.get_distances(-1, range(len(base)))))
+            reached = ProtonationSite(place, nearest, acid_energy)
+        tried.append((reached, acid))
     best, acid = min(tried, key=lambda one: one[0].energy)
     zero_points, thermal = _thermal((base, acid), calculator, corrections)
     kinetic = 2.5 * BOLTZMANN * (corrections.temperature or 0.0)
@@ -162,17 +173,17 @@ def _proton_affinity(
     )
 
 
-def _starting_points(
-    base: Atoms, site: Site, state: ElectronicState, calculator: PhysNetCalculator
-) -> list[tuple[int | None, Atoms]]:
-    """Unrelaxed protonated structures and the atoms they were protonated at.
+def _places(
+    molecule: Atoms, site: Site, state: ElectronicState
+) -> Sequence[int | Atoms]:
+    """The atoms to protonate, or the protonated structure.
 
     Raises:
-        ValueError: The site is no atom and no protonated structure of the base.
+        ValueError: The site is no atom and no protonated structure of the molecule.
     """
-    name = base.get_chemical_formula()
+    name = molecule.get_chemical_formula()
     if isinstance(site, Atoms):
-        wanted = sorted([*base.numbers, 1])
+        wanted = sorted([*molecule.numbers, 1])
         if sorted(site.numbers) != wanted:
             raise ValueError(
                 f"the protonated structure of {name} must hold one H more; got "
@@ -184,17 +195,19 @@ def _starting_points(
                 f"the protonated structure of {name} must have charge "
                 f"{signed(state.charge)}; its info says {charge}"
             )
-        return [(None, site)]
+        return [site]
+    if site == "all":
+        return possible_sites(molecule)
     if isinstance(site, str):
-        if site != "all":
-            raise ValueError(
-                "site must be an atom's index, 'all' or a protonated structure, got "
-                f"{site!r}"
-            )
-        places = possible_sites(base)
-    else:
-        places = [int(site)]
-    return [(place, protonated(base, place, state, calculator)) for place in places]
+        raise ValueError(
+            "site must be an atom's index, 'all' or a protonated structure, got "
+            f"{site!r}"
+        )
+    if not 0 <= site < len(molecule):
+        raise ValueError(
+            f"site {site} is no atom of {name}; allowed: 0 to {len(molecule) - 1}"
+        )
+    return [int(site)]
 
 
 def _thermal(

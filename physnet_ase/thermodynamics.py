@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from ase import Atoms
 from ase.thermochemistry import HarmonicThermo, IdealGasThermo
 
@@ -123,25 +124,14 @@ def thermochemistry_of(
     """
     _check_conditions(temperature, pressure, [symmetry_number])
     found.check_minimum()
-    [energy], [state], [geometry] = found.energies, found.states, found.geometries
-    thermo: IdealGasThermo | HarmonicThermo
-    quanta: list[complex] = list(found.quanta.real)
-    if found.shape == "periodic" or found.shape == "fixed":
-        thermo = HarmonicThermo(quanta, potentialenergy=energy)
-        enthalpy = thermo.get_internal_energy(temperature, verbose=False)
-        entropy = thermo.get_entropy(temperature, verbose=False)
-    else:
-        thermo = IdealGasThermo(
-            quanta,
-            geometry=found.shape,
-            potentialenergy=energy,
-            atoms=geometry,
-            symmetrynumber=symmetry_number,
-            spin=0.5 * (state.multiplicity - 1),
-            vib_selection="exact",
-        )
-        enthalpy = thermo.get_enthalpy(temperature, verbose=False)
+    thermo = _model(found, symmetry_number)
+    # A mode far above kT divides by infinity in ASE, which is its share: nothing.
+    with np.errstate(over="ignore"):
         entropy = thermo.get_entropy(temperature, pressure, verbose=False)
+        if isinstance(thermo, IdealGasThermo):
+            enthalpy = thermo.get_enthalpy(temperature, verbose=False)
+        else:
+            enthalpy = thermo.get_internal_energy(temperature, verbose=False)
     return Thermochemistry(
         value=float(enthalpy - temperature * entropy),
         states=found.states,
@@ -155,6 +145,22 @@ def thermochemistry_of(
         vibrations=found,
         thermo=thermo,
         zero_point_energies=(found.value,),
+    )
+
+
+def _model(found: Vibrations, symmetry_number: int) -> IdealGasThermo | HarmonicThermo:
+    [energy], [state], [geometry] = found.energies, found.states, found.geometries
+    quanta: list[complex] = list(found.quanta.real)
+    if found.shape == "periodic" or found.shape == "fixed":
+        return HarmonicThermo(quanta, potentialenergy=energy)
+    return IdealGasThermo(
+        quanta,
+        geometry=found.shape,
+        potentialenergy=energy,
+        atoms=geometry,
+        symmetrynumber=symmetry_number,
+        spin=0.5 * (state.multiplicity - 1),
+        vib_selection="exact",
     )
 
 
