@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from physnet_ase import __version__
+from physnet_training.audit import AuditProgress, audit_dataset
 from physnet_training.convert_job import Workspace
 from physnet_training.convert_source import finished_pieces, piece_taken
-from physnet_training.durable import publish, write_json
+from physnet_training.durable import publish, write_json, write_sealed
 from physnet_training.invalid_rows import read_invalid_rows
 from physnet_training.layout import MANIFEST, REPORT
 from physnet_training.packed import PackedDataset
@@ -20,8 +20,6 @@ from physnet_training.pieces import pieces
 from physnet_training.shard import Shard, read_manifest
 from physnet_training.source_report import ConversionReport, SourceReport
 from physnet_training.writer import PackedWriter
-
-AuditProgress = Callable[[int, int], None]
 
 
 def assemble(
@@ -45,9 +43,28 @@ def assemble(
         sum(shard.num_atoms for shard in new),
         reports,
         len(new),
+        _audit(workspace.job.target, plan["first"], new, on_audit),
     )
     _publish(workspace, plan, report)
     return report
+
+
+def _audit(
+    target: Path, num_old: int, new: list[Shard], on_audit: AuditProgress | None
+) -> dict[str, Any]:
+    """Audit the whole dataset, and each new shard for its own manifest.
+
+    Returns:
+        The audit of the whole.
+    """
+    old = [Shard(folder) for folder in sorted(target.glob("shard-*"))[:num_old]]
+    whole = audit_dataset(PackedDataset(target, [*old, *new]), on_progress=on_audit)
+    for shard in new:
+        own = whole
+        if len(old) + len(new) > 1:
+            own = audit_dataset(PackedDataset(shard.path, [shard]))
+        write_sealed(shard.path / MANIFEST, {**shard.manifest, "validation": own})
+    return whole
 
 
 def _plan(workspace: Workspace) -> dict[str, Any]:
@@ -113,7 +130,7 @@ def _build(
             shutil.rmtree(piece)
         return
     manifest = {**read_manifest(folders[0]), "provenance": provenance}
-    write_json(folders[0] / MANIFEST, manifest)
+    write_sealed(folders[0] / MANIFEST, manifest)
     publish(folders[0], folder)
 
 
@@ -153,7 +170,7 @@ def _publish(
         publish(workspace.assembled / plan["shards"][0]["name"], target)
         return
     if not workspace.job.append:
-        write_json(workspace.assembled / REPORT, _root_report({}, plan, report))
+        write_sealed(workspace.assembled / REPORT, _root_report({}, plan, report))
         publish(workspace.assembled, target)
         return
     file = target / REPORT
@@ -161,7 +178,7 @@ def _publish(
     for shard in plan["shards"]:
         if not (target / shard["name"]).exists():
             publish(workspace.assembled / shard["name"], target / shard["name"])
-    write_json(file, _root_report(old, plan, report))
+    write_sealed(file, _root_report(old, plan, report))
 
 
 def _root_report(

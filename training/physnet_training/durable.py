@@ -10,6 +10,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+SEAL = "content_sha256"
+"""Key of the checksum that a JSON file holds of its other keys."""
+
 
 class HashedFile:
     """A new file that knows its SHA-256 without being read again.
@@ -59,6 +62,48 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     sync(aside)
     aside.replace(path)
     sync(path.parent)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        ValueError: It cannot be read; the message names it.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}; convert again") from error
+
+
+def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
+    """``write_json`` with a checksum of the content inside."""
+    rest = {key: value for key, value in content.items() if key != SEAL}
+    write_json(path, {**rest, SEAL: _seal(rest)})
+
+
+def check_seal(path: Path, content: Mapping[str, Any]) -> None:
+    """Compare the content of a JSON file with the checksum inside.
+
+    Raises:
+        ValueError: It was changed, or has no checksum.
+    """
+    rest = {key: value for key, value in content.items() if key != SEAL}
+    if SEAL not in content:
+        raise ValueError(
+            f"{path} has no {SEAL}, the checksum of itself; convert the data again"
+        )
+    if content[SEAL] != _seal(rest):
+        raise ValueError(
+            f"{path} was changed since it was written: its {SEAL} does not belong to "
+            "its content; restore it or convert again"
+        )
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    # Read back first: a key that is a number is text in the file, and sorted as such.
+    text = json.dumps(json.loads(json.dumps(content)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def publish(folder: Path, target: Path) -> None:

@@ -9,8 +9,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from physnet_training.layout import FIELDS, LABELS
-from physnet_training.shard import Shard
+from physnet_training.durable import check_seal, read_json
+from physnet_training.layout import FIELDS, LABELS, REPORT
+from physnet_training.shard import FileProgress, Shard
 
 Array = NDArray[Any]
 _SCAN = 1 << 18  # rows read at once when a property has to be found out
@@ -250,13 +251,19 @@ class PackedDataset:
             )
         return charge.astype(np.int32), spin.astype(np.int32)
 
-    def verify(self) -> int:
+    def verify(self, on_file: FileProgress | None = None) -> int:
         """Recompute every checksum; return the number of files read.
+
+        Args:
+            on_file: Called with each file, and its bytes, when it was read.
 
         Raises:
             ValueError: A file was changed, or a shard holds no checksums.
         """
-        return sum(shard.verify() for shard in self._shards)
+        report = self.path / REPORT
+        if report.exists():
+            check_seal(report, read_json(report))
+        return sum(shard.verify(on_file) for shard in self._shards)
 
     def _count(self, name: str) -> int:
         """Molecules with a finite value in every component of a label."""

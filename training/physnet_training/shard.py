@@ -1,12 +1,13 @@
 """One directory of a packed dataset, memory-mapped and checked against its counts."""
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from physnet_training.durable import check_seal, read_json
 from physnet_training.layout import (
     FIELDS,
     MANIFEST,
@@ -19,6 +20,7 @@ from physnet_training.layout import (
 )
 
 Array = NDArray[Any]
+FileProgress = Callable[[Path, int], None]
 _SCAN = 1 << 16  # molecules checked at once: what is read stays in the cache
 
 
@@ -66,11 +68,15 @@ class Shard:
             fill = {"f": np.nan, "u": 0, "i": -1}[np.dtype(field.dtype).kind]
         return np.full((len(rows), *field.shape), fill, dtype=field.dtype)
 
-    def verify(self) -> int:
+    def verify(self, on_file: FileProgress | None = None) -> int:
         """Recompute the checksums; return the number of files read.
 
+        Args:
+            on_file: Called with each file, and its bytes, when it was read.
+
         Raises:
-            ValueError: A file differs from its checksum, or there are none.
+            ValueError: A file differs from its checksum or has none; the message
+                says so where it is another one of this directory.
         """
         checksums = self.manifest.get("sha256")
         if not checksums:
@@ -78,13 +84,25 @@ class Shard:
                 f"{self.path} holds no checksums ({MANIFEST} is missing or has none); "
                 "convert the data again to get them"
             )
+        check_seal(self.path / MANIFEST, self.manifest)
+        for field in (*FIELDS.values(), OLD_CHARGE):
+            if field.file not in checksums and (self.path / field.file).exists():
+                raise ValueError(
+                    f"{self.path / field.file} does not belong to this dataset: "
+                    f"{MANIFEST} does not list it; remove it"
+                )
         for file, expected in checksums.items():
             found = sha256(self.path / file)
             if found != expected:
+                others = [name for name, other in checksums.items() if other == found]
+                remark = f"; it holds what belongs into {others[0]}" if others else ""
                 raise ValueError(
                     f"{self.path / file} was changed since it was written: sha256 is "
-                    f"{found}, the manifest says {expected}; restore or convert again"
+                    f"{found}, the manifest says {expected}{remark}; restore or "
+                    "convert again"
                 )
+            if on_file is not None:
+                on_file(self.path / file, (self.path / file).stat().st_size)
         return len(checksums)
 
     def _check_counts(self) -> None:
@@ -158,10 +176,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     file = path / MANIFEST
     if not file.exists():
         return {}
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read: {error}; convert again") from error
+    manifest = read_json(file)
     version = manifest.get("schema_version") if isinstance(manifest, dict) else None
     if not isinstance(version, int):
         raise ValueError(

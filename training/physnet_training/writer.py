@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from physnet_training.durable import HashedFile, publish, sync, write_json
+from physnet_training.durable import HashedFile, publish, sync, write_sealed
 from physnet_training.invalid_rows import InvalidRow, InvalidRowsFile
 from physnet_training.layout import (
     FIELDS,
@@ -174,7 +174,7 @@ class PackedWriter:
         for path in self._write_index():
             sync(path)
             checksums[path.name] = sha256(path)
-        write_json(self._folder / MANIFEST, self._manifest(checksums))
+        write_sealed(self._folder / MANIFEST, self._manifest(checksums))
         publish(self._folder, self.target)
         return self.target
 
