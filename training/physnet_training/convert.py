@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from physnet_training.assemble import AuditProgress, assemble
+from physnet_training.assemble import assemble
+from physnet_training.audit import AuditProgress
 from physnet_training.convert_job import Job, Source, Workspace
 from physnet_training.convert_options import read_options_from
 from physnet_training.convert_processes import convert_sources
