@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -20,6 +21,7 @@ from physnet_training.source_report import ConversionReport, SourceReport
 
 _QUIET_SECONDS = 10.0
 """Between two lines where there is no terminal."""
+_SHOWN = 5  # suspicious molecules
 
 
 class ConversionBar:
@@ -101,11 +103,36 @@ def report_lines(report: ConversionReport) -> Iterator[str]:
     for source in report.sources:
         yield f"{source.path}: {source.num_molecules:,} molecules"
         yield from (f"  {line}" for line in _source_lines(source))
+    yield from _audit_lines(report.validation)
     shards = f" in {report.num_shards} shards" if report.num_shards > 1 else ""
     yield (
         f"{report.target}: {report.num_molecules:,} molecules, "
         f"{report.num_atoms:,} atoms{shards}"
     )
+
+
+def _audit_lines(validation: dict[str, Any]) -> Iterator[str]:
+    """What of an audit a user should look at; nothing where all is well."""
+    for verdict in validation["units"]:
+        if verdict["verdict"] != "plausible":
+            yield f"{verdict['verdict']}: {verdict['quantity']}: {verdict['text']}"
+    duplicates = validation["duplicates"]
+    if duplicates["count"]:
+        row, first = duplicates["rows"][0]
+        other = duplicates["contradicting"]
+        yield (
+            f"duplicates: {duplicates['count']:,} molecules stand in the dataset "
+            f"already, same geometry and state (molecule {row} is {first}, 0-based)"
+            + (f", {other:,} with another energy" if other else "")
+            + "; split by geometry to keep copies together"
+        )
+    suspicious = validation["suspicious"]
+    shown = suspicious["rows"][:_SHOWN]
+    for row in shown:
+        yield f"suspicious: molecule {row['row']} (0-based): {row['reason']}"
+    if suspicious["total"] > len(shown):
+        more = suspicious["total"] - len(shown)
+        yield f"suspicious: {more:,} more, see physnet-train inspect"
 
 
 def _source_lines(source: SourceReport) -> Iterator[str]:
