@@ -122,7 +122,9 @@ def _row_content(row: AtomsRow) -> tuple[Atoms, dict[str, Any]]:
     Raises:
         ValueError: Key-value pairs and data contradict each other.
     """
-    said = {"id": row.id, **row.key_value_pairs}
+    # ASE answers the sum of the initial charges when asked for the pair "charge".
+    stored = vars(row)
+    said = {"id": row.id, **{key: stored[key] for key in row.key_value_pairs}}
     for key, value in row.data.items():
         if key in said and not np.array_equal(said[key], value):
             raise ValueError(

@@ -23,21 +23,20 @@ from physnet_training.molecules import Molecules, ReadOptions, gather
 
 Array = NDArray[Any]
 
-_DEEPMD = Definition(
-    keys={
-        "positions": "coord",
-        "forces": "force",
-        "virial": "virial",
-        "cell": "box",
-        "atomic_numbers": "real_atom_types",
-    },
-    units={
-        "coord": "angstrom",
-        "energy": "eV",
-        "force": "eV/angstrom",
-        "virial": "eV",
-    },
-)
+_KEYS = {
+    "positions": "coord",
+    "energy": "energy",
+    "forces": "force",
+    "virial": "virial",
+    "cell": "box",
+    "atomic_numbers": "real_atom_types",
+}
+_UNITS = {
+    "positions": "angstrom",
+    "energy": "eV",
+    "forces": "eV/angstrom",
+    "virial": "eV",
+}
 _PER_ATOM = ("coord", "force")
 
 
@@ -79,6 +78,10 @@ def _sets(path: Path) -> list[Path]:
 def _frames(
     path: Path, options: ReadOptions, units: dict[str, str]
 ) -> Iterator[Molecules]:
+    keys = {**_KEYS, **options.keys}
+    definition = Definition(
+        keys=keys, units={keys[quantity]: unit for quantity, unit in _UNITS.items()}
+    )
     row = 0
     parts = _sets(path)
     if not parts:
@@ -90,7 +93,7 @@ def _frames(
             continue
         try:
             arrays = _arrays(part)
-            table = ArrayTable(arrays, options, units, _DEEPMD)
+            table = ArrayTable(arrays, options, units, definition)
             yield from read_pieces(table, max(first, 0), row - count)
         except ValueError as error:
             raise ValueError(f"{part}: {error}") from error
