@@ -7,12 +7,37 @@ from ase.data import chemical_symbols
 from rich.markup import escape
 from rich.table import Table
 
-from physnet_training.layout import UNITS
+from physnet_ase.state import signed
+from physnet_training.audit_report import audit_lines, element_text
+from physnet_training.durable import read_json
+from physnet_training.layout import REPORT, UNITS
 from physnet_training.packed import PackedDataset
 
 
-def describe(dataset: PackedDataset) -> dict[str, Any]:
-    """Counts, elements, states, labels, levels and sizes; JSON-serialisable."""
+def stored_audit(dataset: PackedDataset) -> dict[str, Any] | None:
+    """The audit that the conversion kept; None where there is none of this data."""
+    report = dataset.path / REPORT
+    if report.exists():
+        found = read_json(report).get("validation")
+    elif len(dataset.manifests) == 1:
+        found = dataset.manifests[0].get("validation")
+    else:
+        found = None
+    # A shard may have been copied into the root since.
+    if not found or found["num_molecules"] != dataset.num_molecules:
+        return None
+    return dict(found)
+
+
+def describe(
+    dataset: PackedDataset, audit: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Counts, elements, states, labels, levels and sizes; JSON-serialisable.
+
+    Args:
+        dataset: The dataset.
+        audit: What ``audit.audit_dataset`` returned, to be part of the description.
+    """
     sizes = dataset.n_atoms
     notes = [note for m in dataset.manifests for note in m.get("notes", [])]
     if not dataset.spin_known:
@@ -44,6 +69,7 @@ def describe(dataset: PackedDataset) -> dict[str, Any]:
             entry for m in dataset.manifests for entry in m.get("provenance", [])
         ],
         "notes": notes,
+        "validation": audit,
     }
 
 
@@ -62,9 +88,13 @@ def table(description: dict[str, Any]) -> Table:
         f"{sizes['mean']:.1f} on average)",
     )
     grid.add_row("shards", str(description["num_shards"]))
-    grid.add_row("elements", " ".join(description["elements"]))
+    audit = description["validation"]
+    elements = " ".join(description["elements"])
+    if audit is not None:
+        elements = element_text(audit)
+    grid.add_row("elements", elements)
     states = [
-        f"charge {state['charge']:+d}, multiplicity {state['multiplicity']}: "
+        f"charge {signed(state['charge'])}, multiplicity {state['multiplicity']}: "
         f"{state['count']:,}"
         for state in description["states"]
     ]
@@ -88,4 +118,6 @@ def table(description: dict[str, Any]) -> Table:
     grid.add_row("sources", escape("\n".join(sources)) or "not stated")
     if description["notes"]:
         grid.add_row("notes", escape("\n".join(description["notes"])))
+    for topic, text in audit_lines(audit) if audit is not None else ():
+        grid.add_row(topic, escape(text))
     return grid
