@@ -1,5 +1,6 @@
 """Appending: killed at any of its last steps, the root opens and the rest follows."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,3 +47,15 @@ def test_append_killed_between_its_shards(write_source, tmp_path, moment):
     )
     dataset.verify()
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_root_that_changed_meanwhile_is_not_appended_to(write_source, tmp_path):
+    root = tmp_path / "root"
+    sources = [write_source(tmp_path / f"{n}.npz", [3] * n, seed=n) for n in (6, 5)]
+    convert(sources[0], root, shard_molecules=5)
+    command = [sys.executable, "-c", KILL_AT_RENAME, root, sources[1], "1"]
+    subprocess.run(command, check=False)
+    shutil.rmtree(root / "shard-00001")
+    with pytest.raises(ValueError, match=r"had 2 shards .* now it has 1 others"):
+        convert(sources[1], root, shard_molecules=2, append=True)
+    assert len(PackedDataset.open(root)) == 5

@@ -73,6 +73,7 @@ def _plan(workspace: Workspace) -> dict[str, Any]:
         plan: dict[str, Any] = json.loads(
             workspace.plan_file.read_text(encoding="utf-8")
         )
+        _check_root(workspace, plan)
         return plan
     job = workspace.job
     first = len(sorted(job.target.glob("shard-*"))) if job.append else 0
@@ -99,6 +100,24 @@ def _plan(workspace: Workspace) -> dict[str, Any]:
     }
     write_json(workspace.plan_file, plan)
     return plan
+
+
+def _check_root(workspace: Workspace, plan: dict[str, Any]) -> None:
+    """The root must be as an interrupted conversion left it.
+
+    Raises:
+        ValueError: Shards were added or removed meanwhile.
+    """
+    target = workspace.job.target
+    if not workspace.job.append:
+        return
+    added = sum((target / shard["name"]).exists() for shard in plan["shards"])
+    found = len(list(target.glob("shard-*")))
+    if found != plan["first"] + added:
+        raise ValueError(
+            f"{target} had {plan['first']} shards when this conversion began, now it "
+            f"has {found - added} others; remove {workspace.path} to start anew"
+        )
 
 
 def _build(

@@ -21,7 +21,6 @@ from physnet_training.source_report import ConversionReport, SourceReport
 
 _QUIET_SECONDS = 10.0
 """Between two lines where there is no terminal."""
-_SHOWN = 5  # suspicious molecules
 
 
 class ConversionBar:
@@ -127,12 +126,12 @@ def _audit_lines(validation: dict[str, Any]) -> Iterator[str]:
             + "; split by geometry to keep copies together"
         )
     suspicious = validation["suspicious"]
-    shown = suspicious["rows"][:_SHOWN]
-    for row in shown:
-        yield f"suspicious: molecule {row['row']} (0-based): {row['reason']}"
-    if suspicious["total"] > len(shown):
-        more = suspicious["total"] - len(shown)
-        yield f"suspicious: {more:,} more, see physnet-train inspect"
+    for kind, count in suspicious["by_kind"].items():
+        first = next(row for row in suspicious["rows"] if row["kind"] == kind)
+        yield (
+            f"suspicious: {count:,} molecules ({kind}), such as {first['row']} "
+            f"(0-based): {first['reason']}; physnet-train inspect lists more"
+        )
 
 
 def _source_lines(source: SourceReport) -> Iterator[str]:
