@@ -157,7 +157,8 @@ def test_error_in_the_second_source_leaves_nothing(tmp_path):
     ("options", "message"),
     [
         ({"keys": {"energy": "Energy"}}, r"unknown key 'Energy' asked for as energy"),
-        ({"keys": {"power": "E"}}, r"unknown quantities \['power'\]"),
+        ({"keys": {"power": "E"}}, r"unknown quantities \['power'\]; known: atomic"),
+        ({"keys": {"enrgy": "E"}}, r"unknown quantities \['enrgy'\]; similar: energy"),
         ({"energy_unit": "furlong"}, r"unknown unit 'furlong' of energy; known: eV"),
         ({"assume_multiplicity": "one"}, "must be 'lowest'"),
         ({"where": {"colour": "red"}}, "no such key"),

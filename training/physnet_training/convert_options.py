@@ -1,5 +1,6 @@
 """Options of a conversion from a TOML file, and from the command line on top."""
 
+import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -45,8 +46,10 @@ def read_options_from(options: Mapping[str, Any]) -> ReadOptions:
         raise ValueError("; ".join(lines)) from error
     wrong = sorted(set(chosen.keys) - set(ALIASES))
     if wrong:
+        near = difflib.get_close_matches(wrong[0], ALIASES, n=3)
         raise ValueError(
-            f"keys: unknown quantities {wrong}; known: {', '.join(ALIASES)}"
+            f"keys: unknown quantities {wrong}; "
+            f"{'similar' if near else 'known'}: {', '.join(near or ALIASES)}"
         )
     return chosen
 
