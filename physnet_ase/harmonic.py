@@ -160,8 +160,8 @@ def _vibrations(
         raise ValueError(
             f"{atoms.get_chemical_formula()} in {state}: the largest force is "
             f"{largest:.3g} eV/Å, above fmax={fmax:.3g}; frequencies belong to a "
-            "stationary point: relax first (relaxation=Relaxation()), or pass "
-            "fmax=None to take the geometry as it is"
+            "stationary point: relax first (relaxation=Relaxation(); --relax on the "
+            "command line), or pass fmax=None to take the geometry as it is"
         )
     periodic = bool(atoms.pbc.any())
     wanted = ("hessian",) if periodic else ("hessian", "dipole_derivatives")

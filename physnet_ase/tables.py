@@ -148,7 +148,7 @@ def print_structure(report: dict[str, Any]) -> None:
 
 
 def state_differences(
-    atoms: Atoms, calculator: PhysNetCalculator, kind: Kind
+    atoms: Atoms, calculator: PhysNetCalculator, kind: Kind, *, zero_point: bool = False
 ) -> dict[str, dict[str, Any]]:
     """Ionization energy, electron affinity and spin gap; those that exist.
 
@@ -161,7 +161,7 @@ def state_differences(
     rows: dict[str, dict[str, Any]] = {}
     for name, function in _DIFFERENCES.items():
         try:
-            found = function(atoms, calculator, kind)
+            found = function(atoms, calculator, kind, zero_point=zero_point)
         except ValueError as error:
             rows[name] = {"value_eV": None, "reason": str(error)}
             continue
@@ -192,6 +192,7 @@ def states_report(
         "charge": state.charge,
         "multiplicity": state.multiplicity,
         "kind": scan.kind,
+        "zero_point_energies_eV": scan.zero_point_energies,
         "states": levels,
         **differences,
     }
@@ -200,7 +201,9 @@ def states_report(
 def print_states(report: dict[str, Any]) -> None:
     """Print a report of ``states_report``."""
     console = Console()
-    table = Table(title=f"{report['formula']}, {report['kind']}")
+    zero_point = report["zero_point_energies_eV"] is not None
+    title = f"{report['formula']}, {report['kind']}"
+    table = Table(title=title + ", with zero-point energies" * zero_point)
     for column in ("charge", "2S+1", "energy / eV", "relative / eV"):
         table.add_column(column, justify="right")
     for level in report["states"]:

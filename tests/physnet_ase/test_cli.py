@@ -9,15 +9,12 @@ import numpy as np
 import pytest
 from ase.build import molecule
 from ase.io import read, write
-from typer.testing import CliRunner
+from command_line import call, refused
 
 from physnet_ase import (
     PhysNetCalculator,
-    Potential,
-    singlet_triplet_gap,
     untrained_potential,
 )
-from physnet_ase.cli import app
 from physnet_ase.config import ModelConfig
 
 TINY = ModelConfig(num_features=8, num_radial=8, num_blocks=1, cutoff=5.0, zbl=True)
@@ -35,21 +32,6 @@ def model(tmp_path_factory):
 def energy_of(model):
     calculator = PhysNetCalculator(model)
     return calculator.get_potential_energy
-
-
-def call(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == code, result.output
-    return result
-
-
-def refused(*arguments, code=2):
-    """The one line on stderr of a call that must fail."""
-    result = call(*arguments, code=code)
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("physnet-ase: error: ")
-    return lines[0]
 
 
 def test_info_prints_what_the_model_knows(model):
@@ -116,39 +98,6 @@ def test_optimize_writes_the_relaxed_structure(model, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["relaxed.extxyz"]
 
 
-def test_states_lists_levels_and_differences(model, energy_of, tmp_path):
-    picture, frames = tmp_path / "levels.png", tmp_path / "states.traj"
-    arguments = ("states", "CH4", "--model", model)
-    report = json.loads(
-        call(*arguments, "--json", "--plot", picture, "--output", frames).stdout
-    )
-    levels = {
-        (one["charge"], one["multiplicity"]): one["energy_eV"]
-        for one in report["states"]
-    }
-    assert set(levels) == {(0, 1), (1, 2), (-1, 2), (0, 3)}
-    atoms = molecule("CH4")
-    assert levels[0, 1] == pytest.approx(energy_of(atoms), abs=1e-5)
-    loss = report["ionization_energy"]
-    assert loss["value_eV"] == pytest.approx(levels[1, 2] - levels[0, 1])
-    assert (loss["from"], loss["to"]) == ([0, 1], [1, 2])
-    gain = report["electron_affinity"]["value_eV"]
-    assert gain == pytest.approx(levels[0, 1] - levels[-1, 2])
-    gap = report["singlet_triplet_gap"]["value_eV"]
-    assert gap == pytest.approx(levels[0, 3] - levels[0, 1])
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    energies = [frame.get_potential_energy() for frame in read(frames, ":")]
-    np.testing.assert_allclose(sorted(energies), sorted(levels.values()), atol=1e-5)
-    shown = call(*arguments).stdout
-    assert f"ionization energy: {loss['value_eV']:.4f} eV" in shown
-
-
-def test_states_says_why_a_quantity_does_not_exist(model):
-    shown = call("states", "CH3", "--model", model).stdout
-    assert "singlet triplet gap: not available" in shown
-    assert "odd count" in " ".join(shown.split())
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -173,26 +122,6 @@ def test_missing_models_and_damaged_files_are_named(model, tmp_path):
     broken = tmp_path / "broken.xyz"
     broken.write_text("3\nwater\nO 0 0\n")
     assert f"{broken}: ASE cannot read" in refused("energy", broken, "--model", model)
-
-
-def test_crossing_of_two_states_or_why_not(tmp_path):
-    # Shift the triplet so that the states meet near the molecule's usual geometry.
-    plain = untrained_potential(TINY, states=((0, 1), (0, 3)), seed=2)
-    gap = singlet_triplet_gap(molecule("H2O"), PhysNetCalculator(plain)).value
-    singlet, triplet = plain.metadata.states
-    shifted = triplet.model_copy(update={"reference_energy": -gap})
-    metadata = plain.metadata.model_copy(update={"states": [singlet, shifted]})
-    model = Potential(metadata, plain.params).save(tmp_path / "model")
-    arguments = ("crossing", "H2O", "--model", model)
-    frames = tmp_path / "crossing.extxyz"
-    report = json.loads(call(*arguments, "--json", "--output", frames).stdout)
-    assert report["states"] == [[0, 1], [0, 3]]
-    assert abs(report["gap_eV"]) < 1e-3
-    energies = [frame.get_potential_energy() for frame in read(frames, ":")]
-    np.testing.assert_allclose(energies, report["energy_eV"], atol=1e-3)
-    assert "H2O: charge 0, multiplicity 1 ×" in call(*arguments).stdout
-    assert "got '0;3'" in refused(*arguments, "--state-b", "0;3")
-    assert "two different states" in refused(*arguments, "--state-b", "0,1")
 
 
 def test_what_does_not_converge_is_code_1_and_writes_nothing(model, tmp_path):
