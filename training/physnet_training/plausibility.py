@@ -210,8 +210,8 @@ def _length(samples: list[Piece]) -> Verdict | None:
         return Verdict(
             "length", "suspicious", f"{text}: check --length-unit, Å read as bohr?"
         )
-    if 0.9 < typical * BOHR < 1.1:
-        return Verdict("length", "suspicious", f"{text}: they look like bohr read as Å")
+    if 0.8 < typical * BOHR < 1.15:
+        return Verdict("length", "suspicious", f"{text}: bohr read as Å?")
     return Verdict("length", "unclear", f"{text}: atoms that are not bonded?")
 
 

@@ -1,0 +1,227 @@
+"""The audit: counts that are right, rows that deserve it, none that do not."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import physnet_training.pieces
+import pytest
+from physnet_training.audit import audit_dataset
+from physnet_training.convert import convert
+from physnet_training.energy_fit import LinearFit, make_design
+from physnet_training.histogram import Histogram
+from physnet_training.packed import PackedDataset
+from physnet_training.pieces import pieces
+from physnet_training.references import fit_references
+from physnet_training.writer import PackedWriter
+
+DATA = Path(__file__).parents[2] / "training" / "data" / "states_dft"
+ATOM = {1: -13.6, 8: -2041.0}
+
+
+def sound(make_molecules, count=200, seed=0):
+    """Molecules whose energies are a sum over atoms, with a little noise."""
+    rng = np.random.default_rng(seed)
+    made = make_molecules(rng.integers(2, 7, count), ["energy", "forces"], seed=seed)
+    values = made["values"]
+    first = np.cumsum(made["n_atoms"]) - made["n_atoms"]
+    per_atom = np.vectorize(ATOM.get)(values["atomic_numbers"])
+    energy = np.add.reduceat(per_atom, first) + 12.0 * values["total_charge"]
+    values["energy"] = energy + rng.normal(scale=0.02, size=count) * made["n_atoms"]
+    net = np.add.reduceat(values["forces"], first) / made["n_atoms"][:, None]
+    values["forces"] = values["forces"] - np.repeat(net, made["n_atoms"], axis=0)
+    return made
+
+
+def written(folder, *parts, levels=None):
+    with PackedWriter(folder) as writer:
+        for index, part in enumerate(parts):
+            names = None if levels is None else [levels[index]] * len(part["n_atoms"])
+            writer.append(part["n_atoms"], part["values"], levels=names)
+    return PackedDataset.open(folder)
+
+
+def test_counts(make_molecules, tmp_path):
+    made = sound(make_molecules)
+    made["values"]["forces"][0] = np.nan  # the first molecule has them in part
+    made["values"]["energy"][7] = np.nan
+    dataset = written(tmp_path / "set", made)
+    calls = []
+    found = audit_dataset(dataset, on_progress=lambda *call: calls.append(call))
+    assert json.loads(json.dumps(found)) == found
+    numbers, n = made["values"]["atomic_numbers"], made["n_atoms"]
+    owners = np.repeat(np.arange(200), n)
+    assert found["elements"] == [
+        {
+            "symbol": symbol,
+            "atoms": int((numbers == z).sum()),
+            "molecules": len(np.unique(owners[numbers == z])),
+        }
+        for symbol, z in (("H", 1), ("O", 8))
+    ]
+    states = {(s["charge"], s["multiplicity"]): s["count"] for s in found["states"]}
+    assert states == dataset.states
+    assert found["labels"] == {
+        "energy": {"complete": 199, "partial": 0},
+        "forces": {"complete": 199, "partial": 1},
+    }
+    assert found["levels"] == [{"level": None, "count": 200}]
+    sizes = found["sizes"]
+    assert (sizes["min"], sizes["max"], sizes["mean"]) == (
+        2,
+        6,
+        pytest.approx(n.mean()),
+    )
+    assert sizes["histogram"]["counts"] == np.bincount(n)[2:].tolist()
+    magnitudes = np.linalg.norm(made["values"]["forces"], axis=1)[1:]
+    assert found["forces"]["p50"] == pytest.approx(np.median(magnitudes), rel=0.03)
+    assert found["forces"]["largest"] == pytest.approx(magnitudes.max())
+    row = int(owners[1:][np.argmax(magnitudes)])
+    assert found["forces"]["largest_row"] == row
+    assert found["suspicious"] == {"total": 0, "by_kind": {}, "rows": []}
+    assert found["duplicates"]["count"] == 0
+    done = [call[0] for call in calls]
+    assert done == sorted(done)
+    assert calls[-1] == (200, 200)
+
+
+def test_every_kind_of_suspicious_row(make_molecules, tmp_path):
+    made = sound(make_molecules)
+    values, n = made["values"], made["n_atoms"]
+    first = np.cumsum(n) - n
+    values["spin_multiplicity"][3] += 1
+    values["positions"][first[20] + 1] = values["positions"][first[20]] + [0.3, 0, 0]
+    values["positions"][first[30] + 1] = values["positions"][first[30]] + [0.03, 0, 0]
+    values["forces"][first[40]] += [300.0, 0, 0]
+    values["forces"][first[40] + 1] -= [300.0, 0, 0]
+    values["forces"][first[50]] += [9.0, 0, 0]
+    values["energy"][60] -= 200.0
+    values["energy"][61] /= 27.2114
+    values["forces"][first[70]] = np.inf
+    found = audit_dataset(written(tmp_path / "set", made))["suspicious"]
+    assert [(row["row"], row["kind"]) for row in found["rows"]] == [
+        (3, "invalid"),
+        (20, "short distance"),
+        (30, "invalid"),
+        (40, "large force"),
+        (50, "net force"),
+        (60, "energy"),
+        (61, "energy"),
+        (70, "invalid"),
+    ]
+    reasons = {row["row"]: row["reason"] for row in found["rows"]}
+    assert "molecule 3 (0-based): multiplicity" in reasons[3]
+    assert reasons[20] == "two atoms are 0.3 Å apart"
+    assert "another atom is 0.030 Å away" in reasons[30]
+    assert "a force of 3" in reasons[40]
+    assert "sum up to 9" in reasons[50]
+    values = {row["row"]: row["value"] for row in found["rows"]}
+    assert values[60] == pytest.approx(-200, abs=0.5)
+    assert found["total"] == 8
+
+
+def test_rows_are_capped_and_the_numbers_are_not(make_molecules, tmp_path):
+    made = sound(make_molecules)
+    made["values"]["spin_multiplicity"] += 1
+    found = audit_dataset(written(tmp_path / "set", made))["suspicious"]
+    assert found["by_kind"]["invalid"] == found["total"] == 200
+    assert [row["row"] for row in found["rows"]] == list(range(20))
+
+
+def test_levels_are_fitted_apart(make_molecules, tmp_path):
+    """Energies of two methods, 1,000 eV apart per oxygen: nothing to complain."""
+    first, second = sound(make_molecules), sound(make_molecules, seed=1)
+    starts = np.cumsum(second["n_atoms"]) - second["n_atoms"]
+    oxygens = np.add.reduceat(
+        second["values"]["atomic_numbers"] == 8, starts, dtype=int
+    )
+    second["values"]["energy"] += 1000.0 * oxygens
+    found = audit_dataset(
+        written(tmp_path / "set", first, second, levels=["PBE", "xTB"])
+    )
+    assert found["suspicious"]["total"] == 0
+    fits = {fit["level"]: fit["elements"] for fit in found["energies"]["fits"]}
+    assert fits["PBE"]["O"] == pytest.approx(-2041, abs=0.1)
+    assert fits["xTB"]["O"] == pytest.approx(-1041, abs=0.1)
+
+
+def test_shipped_data_has_one_bad_row(tmp_path):
+    """CH4+ as a quartet with a hole in the core of carbon, 280 eV too high."""
+    convert([DATA / "states_dft.npz", DATA / "ladders.npz"], tmp_path / "set")
+    found = audit_dataset(PackedDataset.open(tmp_path / "set"))
+    assert [row["row"] for row in found["suspicious"]["rows"]] == [1277]
+    assert found["suspicious"]["rows"][0]["value"] == pytest.approx(280, abs=2)
+    assert {v["verdict"] for v in found["units"]} == {"plausible"}
+    assert found["duplicates"]["count"] == 0
+
+
+def test_pieces_do_not_matter(make_molecules, tmp_path, monkeypatch):
+    made = sound(make_molecules)
+    made["values"]["energy"][60] -= 200.0
+    dataset = written(tmp_path / "set", made, made)
+    whole = audit_dataset(dataset)
+    monkeypatch.setattr(physnet_training.pieces, "_MAX_ATOMS", 50)
+    parts = audit_dataset(dataset)
+    fits = [report.pop("energies")["fits"][0]["elements"] for report in (whole, parts)]
+    assert fits[0] == pytest.approx(fits[1])
+    for report in (whole, parts):
+        for row in report["suspicious"]["rows"]:
+            row["value"] = round(row["value"], 6)
+    assert whole == parts
+    assert whole["duplicates"] | {"rows": []} == {
+        "count": 200, "contradicting": 0, "rows": []
+    }  # fmt: skip
+
+
+def test_dataset_without_energies_or_with_nonsense(make_molecules, tmp_path):
+    made = make_molecules([3, 4], [])
+    found = audit_dataset(written(tmp_path / "bare", made))
+    assert found["energies"] is found["forces"] is None
+    made["values"]["atomic_numbers"][4] = 0
+    dataset = written(tmp_path / "padded", made)
+    with pytest.raises(
+        ValueError, match=r"padded: molecule 1, atom 1 .*unknown element"
+    ):
+        audit_dataset(dataset)
+
+
+def test_fit_in_pieces_is_the_fit_of_all(make_molecules, tmp_path, monkeypatch):
+    dataset = written(tmp_path / "set", sound(make_molecules))
+    monkeypatch.setattr(physnet_training.pieces, "_MAX_MOLECULES", 17)
+    fit, parts = LinearFit(), list(pieces(dataset))
+    assert len(parts) == 12
+    for piece in parts:
+        chosen = np.ones(len(piece.rows), bool)
+        fit.add(make_design(piece), piece.take("energy"), chosen)
+    rows = np.arange(200)
+    numbers = dataset.take("atomic_numbers", dataset.atom_rows(rows))
+    composition = np.stack(
+        [
+            np.add.reduceat(numbers == z, dataset.offsets[:-1], dtype=int)
+            for z in (1, 8)
+        ],
+        axis=1,
+    )
+    states = np.stack(dataset.states_of(rows), axis=1)
+    energies, elements = dataset.take("energy", rows), np.array([1, 8])
+    expected = fit_references(energies, composition, elements, states)
+    [found] = fit.coefficients().values()
+    assert found[1] == pytest.approx(expected.element_energies[1], abs=1e-8)
+    assert found[8] == pytest.approx(expected.element_energies[8], abs=1e-8)
+    np.testing.assert_allclose(
+        np.concatenate([fit.predict(make_design(piece)) for piece in parts]),
+        expected.energies(composition, elements, states),
+        atol=1e-7,
+    )
+
+
+def test_histogram_keeps_what_lies_beyond_and_its_percentiles(rng):
+    histogram = Histogram(0.1, 10, bins=400, logarithmic=True)
+    values = np.exp(rng.normal(size=5000) * 0.5)
+    histogram.add(np.concatenate([values, [np.nan, np.inf, 0.0, -1.0, 1e9, 1e-9]]))
+    assert histogram.total == 5002
+    assert histogram.quantile(0.5) == pytest.approx(np.median(values), rel=0.02)
+    shown = histogram.summary()
+    assert sum(shown["counts"]) == 5002
+    assert len(shown["edges"]) == len(shown["counts"]) + 1 <= 101
+    assert Histogram(0, 1).summary() == {"edges": [], "counts": []}
