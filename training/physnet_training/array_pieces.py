@@ -41,9 +41,10 @@ def read_pieces(
     """
     bounds = _padded_bounds if table.padded else _ragged_bounds
     for begin, sizes, first_atom in bounds(table, first_row, offset):
-        piece = _Piece(table, begin, sizes, first_atom, offset=offset).molecules()
-        if len(piece.n_atoms):
-            yield piece
+        piece = _Piece(table, begin, sizes, first_atom=first_atom, offset=offset)
+        molecules = piece.molecules()
+        if len(molecules.n_atoms):
+            yield molecules
 
 
 def _padded_bounds(
@@ -60,7 +61,7 @@ def _padded_bounds(
     for begin in range(first_row, table.count, step):
         end = min(begin + step, table.count)
         if table.keys["n_atoms"]:
-            yield begin, _sizes(table, begin, end, offset), 0
+            yield begin, _sizes(table, begin, end, offset=offset), 0
         else:
             yield begin, np.full(end - begin, width, np.int32), 0
 
@@ -79,7 +80,8 @@ def _ragged_bounds(
     )
     limit = max(MAX_BYTES // max(atom_bytes, 1), 1)
     for begin in range(first_row, table.count, MAX_MOLECULES):
-        sizes = _sizes(table, begin, min(begin + MAX_MOLECULES, table.count), offset)
+        end = min(begin + MAX_MOLECULES, table.count)
+        sizes = _sizes(table, begin, end, offset=offset)
         ends, start = np.cumsum(sizes, dtype=np.int64), 0
         while start < len(sizes):
             done = int(ends[start - 1]) if start else 0
@@ -90,7 +92,7 @@ def _ragged_bounds(
         first_atom += int(ends[-1])
 
 
-def _sizes(table: ArrayTable, begin: int, end: int, offset: int) -> Array:
+def _sizes(table: ArrayTable, begin: int, end: int, *, offset: int) -> Array:
     """``n_atoms`` of some rows. int32."""
     sizes = np.asarray(table.arrays[table.keys["n_atoms"][0]][begin:end]).reshape(-1)
     if (sizes < 1).any():
@@ -107,7 +109,7 @@ def _atoms_before(table: ArrayTable, first_row: int, offset: int) -> int:
     total = before = 0
     for begin in range(0, table.count, MAX_MOLECULES):
         end = min(begin + MAX_MOLECULES, table.count)
-        sizes = _sizes(table, begin, end, offset).astype(np.int64)
+        sizes = _sizes(table, begin, end, offset=offset).astype(np.int64)
         before += int(sizes[: max(first_row - begin, 0)].sum())
         total += int(sizes.sum())
     if total != table.num_atoms:
@@ -126,8 +128,8 @@ class _Piece:
         table: ArrayTable,
         begin: int,
         sizes: Array,
-        first_atom: int,
         *,
+        first_atom: int,
         offset: int,
     ) -> None:
         self.table = table

@@ -69,6 +69,7 @@ class ArrayTable:
         arrays: Mapping[str, Rows],
         options: ReadOptions,
         units: dict[str, str],
+        *,
         definition: Definition | None = None,
     ) -> None:
         self.arrays = arrays

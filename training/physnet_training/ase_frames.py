@@ -82,7 +82,7 @@ class FrameReader:
             values["cell"] = atoms.cell.array[None] * self._length
         for quantity in LABEL_QUANTITIES:
             for key in keys[quantity]:
-                name, label = self._label(quantity, key, found, atoms)
+                name, label = self._label(quantity, key, found=found, atoms=atoms)
                 values[name] = label
         for quantity in _STATE:
             if keys[quantity]:
@@ -104,7 +104,7 @@ class FrameReader:
         return self._known[present]
 
     def _label(
-        self, quantity: str, key: str, found: Mapping[str, Any], atoms: Atoms
+        self, quantity: str, key: str, *, found: Mapping[str, Any], atoms: Atoms
     ) -> tuple[str, Array]:
         """Field and values of a label; per-molecule ones with a leading 1."""
         factor = self._choice.factor(quantity, key)
@@ -119,8 +119,10 @@ class FrameReader:
         name = "forces" if quantity == "gradient" else quantity
         if FIELDS[name].per_atom:
             shape = (len(atoms), *FIELDS[name].shape)
-            return name, _numbers(key, found[key], shape, name) * factor
-        return name, _numbers(key, found[key], FIELDS[name].shape, name)[None] * factor
+            return name, _numbers(key, found[key], shape, name=name) * factor
+        return name, _numbers(key, found[key], FIELDS[name].shape, name=name)[
+            None
+        ] * factor
 
 
 _QUANTITIES = tuple(q for q in ALIASES if q in LABEL_QUANTITIES or q in _STATE)
@@ -140,7 +142,7 @@ def _level(energy: list[str], said: Mapping[str, Any]) -> str:
     return level
 
 
-def _numbers(key: str, value: Any, shape: tuple[int, ...], name: str) -> Array:
+def _numbers(key: str, value: Any, shape: tuple[int, ...], *, name: str) -> Array:
     array = np.asarray(value)
     if array.shape != shape or array.dtype.kind not in "iuf":
         raise ValueError(
@@ -163,7 +165,7 @@ def _tensor(key: str, value: Any) -> Array:
 
 def _agreeing(quantity: str, keys: list[str], found: Mapping[str, Any]) -> Array:
     """A charge or multiplicity that all its keys agree on."""
-    values = [_numbers(key, found[key], (), quantity) for key in keys]
+    values = [_numbers(key, found[key], (), name=quantity) for key in keys]
     if any(value != values[0] for value in values):
         said = ", ".join(f"{k} = {v}" for k, v in zip(keys, values, strict=True))
         raise ValueError(

@@ -92,7 +92,7 @@ def _trajectory_frames(
             except _DAMAGE as error:
                 place = f"frame {row} (0-based): {error}"
                 raise _unreadable(path, "trajectory", place) from error
-            yield _read(reader, path, row, (atoms, {}))
+            yield _read(reader, path, row, frame=(atoms, {}))
 
 
 def _database_frames(
@@ -110,7 +110,7 @@ def _database_frames(
             place = f"row {row} (0-based) or after: {error}"
             raise _unreadable(path, "database", place) from error
         for frame in frames:
-            yield _read(reader, path, row, frame)
+            yield _read(reader, path, row, frame=frame)
             row += 1
         if len(frames) < _AT_ONCE:
             return
@@ -146,7 +146,7 @@ def _check_database(path: Path) -> None:
 
 
 def _read(
-    reader: FrameReader, path: Path, row: int, frame: tuple[Atoms, dict[str, Any]]
+    reader: FrameReader, path: Path, row: int, *, frame: tuple[Atoms, dict[str, Any]]
 ) -> Molecules | None:
     try:
         return reader.read(row, *frame)

@@ -93,7 +93,7 @@ def _frames(
             continue
         try:
             arrays = _arrays(part)
-            table = ArrayTable(arrays, options, units, definition)
+            table = ArrayTable(arrays, options, units, definition=definition)
             yield from read_pieces(table, max(first, 0), row - count)
         except ValueError as error:
             raise ValueError(f"{part}: {error}") from error

@@ -13,7 +13,7 @@ from physnet_training.array_table import ArrayTable, Definition, count_molecules
 from physnet_training.array_values import Rows
 from physnet_training.hdf5_layouts import known_state, recognise
 from physnet_training.molecules import Molecules, ReadOptions, gather
-from physnet_training.naming import find_keys
+from physnet_training.naming import ALIASES, find_keys
 
 Array = NDArray[Any]
 _NEEDED = ("atomic_numbers", "positions")
@@ -39,7 +39,7 @@ def read_hdf5(
     h5py = _h5py(path)
     try:
         with h5py.File(path, "r") as file:
-            yield from gather(_molecules(path, file, options, units))
+            yield from gather(_molecules(path, file, options, units=units))
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"{path} cannot be read as HDF5: {error}; it is truncated or damaged, "
@@ -71,14 +71,13 @@ def _h5py(path: Path) -> Any:
 
 
 def _molecules(
-    path: Path, file: Any, options: ReadOptions, units: dict[str, str]
+    path: Path, file: Any, options: ReadOptions, *, units: dict[str, str]
 ) -> Iterator[Molecules]:
     """Pieces of every group, none larger than a piece may be."""
     row, found = 0, False
     for name, arrays in _tables(file):
-        known = [find_keys(q, arrays, options.keys) for q in _NEEDED]
         definition = recognise(arrays, options)
-        if not (any(known) or definition.keys):
+        if not any(_holds(quantity, arrays, options) for quantity in _NEEDED):
             continue  # something else, such as metadata
         found = True
         try:
@@ -91,7 +90,7 @@ def _molecules(
                     arrays[quantity] = array
             if _one_composition(arrays, definition, options):
                 arrays.setdefault("name", np.full(count, name.rpartition("/")[2]))
-            table = ArrayTable(arrays, options, units, definition)
+            table = ArrayTable(arrays, options, units, definition=definition)
             for piece in read_pieces(table, max(first, 0), row - count):
                 yield _with_labels(piece) if definition.nan_is_missing else piece
         except ValueError as error:
@@ -101,6 +100,12 @@ def _molecules(
             f"{path}: no group holds atomic numbers and positions; name their keys "
             "with --key atomic_numbers=NAME, --key positions=NAME"
         )
+
+
+def _holds(quantity: str, arrays: Mapping[str, Rows], options: ReadOptions) -> bool:
+    """Whether a group has a key that could be this quantity."""
+    names = (*ALIASES[quantity], options.keys.get(quantity))
+    return any(name in arrays for name in names)
 
 
 def _one_composition(
@@ -113,11 +118,13 @@ def _one_composition(
 
 def _with_labels(piece: Molecules) -> Molecules:
     """Without the molecules that have neither energy nor forces."""
-    nowhere = np.ones(len(piece.n_atoms), dtype=bool)
     none = np.zeros(len(piece.n_atoms), dtype=bool)
-    for name in ("energy", "forces"):
-        nowhere &= piece.absent.get(name, none if name in piece.values else nowhere)
-    return piece.keep(~nowhere) if nowhere.any() else piece
+    gone = [
+        piece.absent.get(name, none)
+        for name in ("energy", "forces")
+        if name in piece.values
+    ]
+    return piece.keep(~np.logical_and.reduce(gone)) if gone else piece
 
 
 def _count(

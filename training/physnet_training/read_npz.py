@@ -48,7 +48,7 @@ def read_npz(
         except (*_DAMAGE, ValueError) as error:
             raise _unreadable(path, error) from error
         try:
-            table = ArrayTable(members, options, units, _PHYSNET)
+            table = ArrayTable(members, options, units, definition=_PHYSNET)
             yield from read_pieces(table, options.first_row)
             for member in members.values():
                 member.finish()

@@ -49,7 +49,6 @@ def read_packed(
         _check_options(dataset, options, units)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    present = dataset.fields
     ends, begin = dataset.offsets[1:], options.first_row
     while begin < dataset.num_molecules:
         limit = int(dataset.offsets[begin]) + _MAX_ATOMS
@@ -58,7 +57,7 @@ def read_packed(
             begin + _MAX_MOLECULES,
             dataset.num_molecules,
         )
-        piece = _piece(dataset, np.arange(begin, end), present, options)
+        piece = _piece(dataset, np.arange(begin, end), options)
         if len(piece.n_atoms):
             yield piece
         begin = end
@@ -92,15 +91,13 @@ def _per_atom(key: str) -> bool:
     return key in FIELDS and FIELDS[key].per_atom
 
 
-def _piece(
-    dataset: PackedDataset, rows: Array, present: frozenset[str], options: ReadOptions
-) -> Molecules:
+def _piece(dataset: PackedDataset, rows: Array, options: ReadOptions) -> Molecules:
     first, last = int(dataset.offsets[rows[0]]), int(dataset.offsets[rows[-1] + 1])
     values: dict[str, Array] = {}
     absent: dict[str, Array] = {}
     sizes = dataset.n_atoms[rows]
     starts = np.cumsum(sizes) - sizes
-    for name in sorted(present - {"level", "group"}):
+    for name in sorted(dataset.fields - {"level", "group"}):
         taken = np.arange(first, last) if FIELDS[name].per_atom else rows
         values[name] = dataset.take(name, taken)
         if name in LABELS or name in ("cell", "spin_multiplicity"):
