@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from physnet_training.convert import convert
 from physnet_training.formats import find_format
-from physnet_training.hdf5_layouts import formal_charge
 from physnet_training.molecules import ReadOptions, concatenate
 from physnet_training.packed import PackedDataset
 from physnet_training.read_hdf5 import read_hdf5
@@ -90,21 +89,6 @@ def test_spice(tmp_path, declared):
         np.testing.assert_allclose(found.values[name][2:], wanted, rtol=1e-6)
     some, _ = read(path, where={"subset": "SPICE Water Clusters"}, first_row=3)
     assert some.rows.tolist() == [3, 4]
-
-
-@pytest.mark.parametrize(
-    ("smiles", "numbers", "charge"),
-    [
-        ("[Na+:1].[Cl-:2]", [11, 17], 0),
-        ("[Ca+2:1]", [20], 2),
-        ("[Mg++:1]", [12], 2),
-        ("[H:3][N+:1]([H:4])([H:5])[C@@:2]([H:6])([H:7])[H:8]", [7, 6] + [1] * 6, 1),
-        ("[c:1]1([H:2])[c:3]([H:4])[n:5][s:6]1", [6, 1, 6, 1, 7, 16], 0),
-        ("[Br-:1].[13C:2]", [35, 6], -1),
-    ],
-)
-def test_formal_charges(smiles, numbers, charge):
-    assert formal_charge(smiles, np.array(numbers)) == charge
 
 
 def test_smiles_of_other_atoms_is_refused(tmp_path):
