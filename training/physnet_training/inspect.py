@@ -16,17 +16,18 @@ from physnet_training.packed import PackedDataset
 
 def stored_audit(dataset: PackedDataset) -> dict[str, Any] | None:
     """The audit that the conversion kept; None where there is none of this data."""
-    report = dataset.path / REPORT
-    if report.exists():
-        found = read_json(report).get("validation")
-    elif len(dataset.manifests) == 1:
+    found = _root_audit(dataset)
+    if found is None and len(dataset.manifests) == 1:
         found = dataset.manifests[0].get("validation")
-    else:
-        found = None
-    # A shard may have been copied into the root since.
     if not found or found["num_molecules"] != dataset.num_molecules:
         return None
     return dict(found)
+
+
+def _root_audit(dataset: PackedDataset) -> dict[str, Any] | None:
+    """The audit in a root of shards, which may have changed since."""
+    report = dataset.path / REPORT
+    return read_json(report).get("validation") if report.exists() else None
 
 
 def describe(
@@ -44,6 +45,12 @@ def describe(
         notes.append(
             "some molecules have no multiplicity: training a spin-conditioned model "
             "needs --assume-multiplicity lowest"
+        )
+    written = (_root_audit(dataset) or {}).get("num_molecules", dataset.num_molecules)
+    if written != dataset.num_molecules:
+        notes.append(
+            f"{REPORT} is about {written} molecules, here are {dataset.num_molecules}: "
+            "shards were added or lost since"
         )
     return {
         "path": str(dataset.path),
