@@ -81,7 +81,7 @@ def sources(tmp_path, write_source):
     return [tmp_path / "a.npz", tmp_path / "b.npz"]
 
 
-@pytest.mark.parametrize("options", [{}, {"shard_molecules": 5}], ids=["one", "shards"])
+@pytest.mark.parametrize("options", [{}, {"shard_molecules": 9}], ids=["one", "shards"])
 def test_killed_at_every_flush(sources, tmp_path, options):
     convert(sources, tmp_path / "straight", **options)
     command = [sys.executable, "-c", SWEEP, str(tmp_path), "17", repr(options)]

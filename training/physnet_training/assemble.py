@@ -11,7 +11,7 @@ import numpy as np
 from physnet_ase import __version__
 from physnet_training.audit import AuditProgress, audit_dataset
 from physnet_training.convert_job import Workspace
-from physnet_training.convert_source import finished_pieces, piece_taken
+from physnet_training.convert_source import MAX_SHARDS, finished_pieces, piece_taken
 from physnet_training.durable import publish, write_json, write_sealed
 from physnet_training.invalid_rows import read_invalid_rows
 from physnet_training.layout import MANIFEST, REPORT
@@ -90,6 +90,11 @@ def _plan(workspace: Workspace) -> dict[str, Any]:
             groups[-1].append(
                 {"folder": place, "source": index, "taken": asdict(taken)}
             )
+    if first + len(groups) > MAX_SHARDS:
+        raise ValueError(
+            f"{first + len(groups)} shards are more than {MAX_SHARDS}; say a larger "
+            "--shard-molecules"
+        )
     plan = {
         "first": first,
         "root": job.append or job.shard_molecules is not None or len(groups) > 1,

@@ -118,9 +118,11 @@ def run_job(
         ) from error
 
 
-def count_molecules(sources: Sequence[Path]) -> int | None:
-    """Rows of all sources together, None where one cannot tell without reading."""
-    counts = [find_format(path).count(path) for path in sources]
+def count_molecules(job: Job) -> int | None:
+    """Molecules of all sources together, None where only reading can tell."""
+    if any(source.options.where for source in job.sources):
+        return None
+    counts = [find_format(source.path).count(source.path) for source in job.sources]
     return None if None in counts else sum(count or 0 for count in counts)
 
 

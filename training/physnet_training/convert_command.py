@@ -124,7 +124,7 @@ def convert(
         "workers": workers,
     }
     job = make_job(sources, target, given, file=options, append=append)
-    with ConversionBar(Console(stderr=True), count_molecules(sources)) as bar:
+    with ConversionBar(Console(stderr=True), count_molecules(job)) as bar:
         report = run_job(job, on_progress=bar.reading, on_audit=bar.auditing)
     if as_json:
         json.dump(asdict(report), sys.stdout, indent=2)

@@ -88,8 +88,9 @@ class Workspace:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with locked(self.path / "lock", self.job.target) as self.lock:
-            self._claim()
+            self._refuse_others()
             try:
+                self._tidy()
                 yield self
             except (Exception, KeyboardInterrupt):
                 self._leave()
@@ -106,6 +107,11 @@ class Workspace:
         """Which pieces make which shard; there once all sources are read."""
         return self.path / "shards.json"
 
+    @property
+    def _job_file(self) -> Path:
+        """The command that this folder belongs to."""
+        return self.path / "job.json"
+
     def source(self, index: int) -> Path:
         """The folder of a source."""
         return self.path / f"source-{index:05d}"
@@ -116,7 +122,9 @@ class Workspace:
             json.loads(manifest.read_text(encoding="utf-8"))["num_molecules"]
             for manifest in self.path.glob("*/*/manifest.json")
         )
-        if finished < min(self.job.piece_molecules, MIN_KEPT):
+        # What was appended already must not be appended again by the next attempt.
+        publishing = self.job.append and self.plan_file.exists()
+        if finished < min(self.job.piece_molecules, MIN_KEPT) and not publishing:
             shutil.rmtree(self.path, ignore_errors=True)
             return
         _log.warning(
@@ -126,36 +134,41 @@ class Workspace:
             self.path,
         )
 
-    def _claim(self) -> None:
-        file = self.path / "job.json"
+    def _refuse_others(self) -> None:
+        """Only the command that made the pieces may use them."""
+        if not self._holds_something():
+            return
+        found = json.loads(self._job_file.read_text(encoding="utf-8"))
         wanted = describe(self.job)
-        if file.exists() and self._holds_something():
-            found = json.loads(file.read_text(encoding="utf-8"))
-            if found["on_invalid"] == "error":  # its pieces suit every policy
-                found["on_invalid"] = wanted["on_invalid"]
-            different = _differences(found, wanted)
-            if different:
-                raise ValueError(
-                    f"{self.path} holds the unfinished conversion of another command "
-                    f"to {self.job.target}: {'; '.join(different)}. Run that command "
-                    f"again to finish it, or remove {self.path} to start anew"
-                )
-        else:
+        if found["on_invalid"] == "error":  # its pieces suit every policy
+            found["on_invalid"] = wanted["on_invalid"]
+        different = _differences(found, wanted)
+        if different:
+            raise ValueError(
+                f"{self.path} holds the unfinished conversion of another command to "
+                f"{self.job.target}: {'; '.join(different)}. Run that command again to "
+                f"finish it, or remove {self.path} to start anew"
+            )
+
+    def _tidy(self) -> None:
+        """Remove what nobody can use."""
+        if not self._holds_something():
+            self.plan_file.unlink(missing_ok=True)
             for folder in self.path.glob("*/"):
                 shutil.rmtree(folder)
         for unfinished in (*self.path.glob("*/.*"), *self.path.glob(".*")):
             shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink()
-        write_json(file, wanted)
+        write_json(self._job_file, describe(self.job))
 
     def _holds_something(self) -> bool:
         """Whether there is work of an earlier run that can be used."""
+        if not self._job_file.exists():
+            return False
         if not self.plan_file.exists():
             return any(self.path.glob("*/*/manifest.json"))
         plan = json.loads(self.plan_file.read_text(encoding="utf-8"))
-        if all(self._is_there(shard) for shard in plan["shards"]):
-            return True
-        self.plan_file.unlink()  # its shards were published, and removed since
-        return False
+        # Else its shards were published, and removed since.
+        return all(self._is_there(shard) for shard in plan["shards"])
 
     def _is_there(self, shard: dict[str, Any]) -> bool:
         places = [self.assembled / shard["name"]]

@@ -19,6 +19,8 @@ from physnet_training.source_report import SourceReport, Taken, source_sha256
 from physnet_training.writer import PackedWriter
 
 DONE = "done.json"
+MAX_SHARDS = 100_000
+"""Numbers have five digits."""
 
 
 def convert_source(
@@ -159,6 +161,11 @@ class _Cutter:
     def _next(self, row: int) -> None:
         self._close()
         number = len(finished_pieces(self.folder))
+        if number == MAX_SHARDS:
+            raise ValueError(
+                f"more than {MAX_SHARDS} shards of {self.size} molecules; say a larger "
+                "--shard-molecules"
+            )
         self._writer = PackedWriter(self.folder / f"piece-{number:05d}")
         self._now = Taken(first_row=row)
 

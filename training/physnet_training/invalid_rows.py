@@ -2,7 +2,7 @@
 
 import csv
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple, TextIO
 
@@ -47,18 +47,16 @@ class InvalidRowsFile:
             self._file.close()
 
 
-def read_invalid_rows(folder: Path) -> list[InvalidRow]:
+def read_invalid_rows(folder: Path) -> Iterator[InvalidRow]:
     """The rows listed in a packed directory, none where nothing was invalid."""
     path = folder / INVALID_ROWS
     if not path.exists():
-        return []
+        return
     with path.open(encoding="utf-8", newline="") as file:
-        return [
-            InvalidRow(
+        for entry in csv.DictReader(file):
+            yield InvalidRow(
                 entry["source"],
                 int(entry["row"]),
                 "kept" if entry["action"] == "kept" else "skipped",
                 entry["reason"],
             )
-            for entry in csv.DictReader(file)
-        ]

@@ -2,10 +2,14 @@
 
 import errno
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
 
 _PATIENCE = 5.0  # seconds: what was started by a killed command notices and ends
 _UNSUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
@@ -27,6 +31,9 @@ def locked(path: Path, target: Path) -> Iterator[int]:
     Raises:
         ValueError: Another process holds the lock.
     """
+    if sys.platform == "win32":
+        yield -1
+        return
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         os.set_inheritable(handle, True)
@@ -37,10 +44,6 @@ def locked(path: Path, target: Path) -> Iterator[int]:
 
 
 def _acquire(handle: int, target: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return
     deadline = time.monotonic() + _PATIENCE
     while True:
         try:
@@ -56,4 +59,8 @@ def _acquire(handle: int, target: Path) -> None:
                 return
             raise
         else:
-            return
+            break
+    if os.fstat(handle).st_nlink == 0:
+        raise ValueError(
+            f"another process has just finished a conversion to {target}; look at it"
+        )
