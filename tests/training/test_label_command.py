@@ -39,7 +39,7 @@ def test_failures_are_counted_and_the_file_is_named(tmp_path):
     found = call("H2O", tmp_path / "set", *method, "--states", "0,1 1,2")
     assert found.exit_code == 0, found.output
     output = " ".join(found.output.split())
-    assert "1 labels failed, see" in output
+    assert "failed labels: 1, see" in output
     assert "failures.csv; --retry-failed tries them again" in output
     found = call("H2O", tmp_path / "other", *method, "--states", "1,2")
     assert found.exit_code == 1

@@ -62,7 +62,9 @@ class Run:
 
     def num_workers(self) -> int:
         """Parallel processes."""
-        return self.workers or len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity"):  # what a cluster lets this process use
+            return self.workers or len(os.sched_getaffinity(0))
+        return self.workers or os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ def label(
 
     Finished labels go to a journal in ``TARGET.labels`` at once; a run that was
     interrupted in any way goes on from there. The dataset appears under its name when
-    everything is there: with several processes, when the last one has finished.
+    everything is there: with several processes, when the last one has finished. Workers
+    import the main script again: call this below ``if __name__ == "__main__":``.
 
     Args:
         plan: What is labelled.
@@ -137,8 +140,9 @@ def label(
                 f"{target} is complete; to calculate {missing} labels again run "
                 "without --process-index and --process-count, in one process"
             )
-        if missing:
+        if missing or not is_written(folder, target, run.part):
             discard_part(folder, run.part)
+        if missing:
             run_tasks(
                 scheduler,
                 perform,

@@ -243,7 +243,7 @@ def _show(report: Any) -> None:
             typer.echo(f"state {state}: <S²> exceeds S(S+1) by up to {excess:.2f}")
     if report.failures_file is not None:
         typer.echo(
-            f"{report.failed.total()} labels failed, see {report.failures_file}; "
+            f"failed labels: {report.failed.total()}, see {report.failures_file}; "
             "--retry-failed tries them again"
         )
     if report.complete:

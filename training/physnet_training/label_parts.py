@@ -32,21 +32,26 @@ def part_folder(folder: Path, part: Part) -> Path:
     """Where the dataset of a part is written before it gets its name."""
     if part.count == 1:
         return folder / "dataset"
-    return folder / f"parts-of-{part.count:05d}" / f"shard-{part.index:05d}"
+    return folder / f"parts-of-{part.count:05d}" / f"part-{part.index:05d}"
 
 
 def is_written(folder: Path, target: Path, part: Part) -> bool:
     """Whether a part was written, and is still there or in the finished dataset."""
     if not _marker(folder, part).exists():
         return False
-    there = target.exists() or part_folder(folder, part).exists()
-    return there or read_mark(folder, part)["labels"] == 0
+    written = part_folder(folder, part)
+    # Numbered shards: an earlier process was stopped while it put the parts together.
+    numbered = part.count > 1 and any(written.parent.glob("shard-*"))
+    empty = read_mark(folder, part)["labels"] == 0
+    return empty or numbered or written.exists() or target.exists()
 
 
 def discard_part(folder: Path, part: Part) -> None:
-    """Remove what an earlier run wrote of a part."""
+    """Remove what an earlier run wrote of a part, or had begun to write."""
     _marker(folder, part).unlink(missing_ok=True)
-    shutil.rmtree(part_folder(folder, part), ignore_errors=True)
+    written = part_folder(folder, part)
+    for path in (written, *written.parent.glob(f".{written.name}.partial-*")):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def mark_written(folder: Path, part: Part, summary: Mapping[str, Any]) -> None:
@@ -94,9 +99,9 @@ def _assemble(folder: Path, target: Path, count: int) -> None:
         return
     root = part_folder(folder, filled[0]).parent
     for number, part in enumerate(filled):
-        here, there = part_folder(folder, part), root / f"shard-{number:05d}"
-        if not there.exists():  # else it has its number, or got it before a crash
-            here.rename(there)
+        here = part_folder(folder, part)
+        if here.exists():  # else it has its number since before a crash
+            here.rename(root / f"shard-{number:05d}")
     root.rename(target)
 
 

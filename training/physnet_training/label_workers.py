@@ -4,7 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
@@ -45,10 +45,12 @@ class _Worker:
         theirs.close()
         self.task: Any = None
         self.since = 0.0
+        self.ready = False
 
     def give(self, task: Any) -> None:
         self.task, self.since = task, time.monotonic()
-        self.connection.send(task)
+        with suppress(ConnectionError):  # it died: noticed when it is listened to
+            self.connection.send(task)
 
     def stop(self) -> None:
         self.process.kill()
@@ -73,7 +75,7 @@ def run_tasks(
         timeout_s: A worker that reports nothing for so long is killed.
 
     Raises:
-        RuntimeError: A worker dies before it begins anything.
+        RuntimeError: A worker cannot start.
     """
     team: list[_Worker] = []
     try:
@@ -124,13 +126,21 @@ def _listen(source: Source, worker: _Worker, timeout_s: float | None) -> bool:
         while worker.connection.poll():
             event = worker.connection.recv()
             worker.since = time.monotonic()
-            if event is None:
+            if not worker.ready:
+                worker.ready = True  # its first message says no more than this
+            elif event is None:
                 worker.task = None
                 source.finished(task)
                 return True
-            source.received(task, event)
+            else:
+                source.received(task, event)
     except (EOFError, ConnectionError):
         worker.process.join()
+        if not worker.ready:
+            raise RuntimeError(
+                "a worker process could not start (its message stands above); a script "
+                'that labels must do so below if __name__ == "__main__":'
+            ) from None
         source.lost(task, f"the process died with code {worker.process.exitcode}")
         return False
     if timeout_s is not None and time.monotonic() - worker.since >= timeout_s:
@@ -144,6 +154,7 @@ def _serve(connection: Connection, work: Callable[[Any], Iterator[Any]]) -> None
     # Ctrl-C reaches the whole group; the parent decides and kills its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
+        connection.send(None)
         while True:
             for event in work(connection.recv()):
                 connection.send(event)
