@@ -202,14 +202,14 @@ def test_one_changed_byte_is_found_in_every_file(folder, name):
     assert name in result.output
 
 
-@pytest.mark.parametrize("place", range(0, 700, 23))
-def test_no_byte_of_a_manifest_goes_unnoticed(folder, place):
-    content = bytearray((folder / MANIFEST).read_bytes())
-    content[place] ^= 4
-    (folder / MANIFEST).write_bytes(content)
-    result = inspect(folder, "--verify")
-    assert result.exit_code == 2, result.output
-    assert str(folder) in result.output.replace("\n", "")
+def test_no_bit_of_a_manifest_goes_unnoticed(folder):
+    content = (folder / MANIFEST).read_bytes()
+    for place in range(0, len(content), 11):
+        changed = bytearray(content)
+        changed[place] ^= 1 << place % 7
+        (folder / MANIFEST).write_bytes(changed)
+        with pytest.raises(ValueError, match=str(folder)):
+            PackedDataset.open(folder).verify()
 
 
 def test_exchanged_and_foreign_files_are_named(folder, make_dataset):
