@@ -1,11 +1,12 @@
 """A batch as dense arrays with one row per molecule."""
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from physnet_training.pairs import pairs_from
+from physnet_training.pairs import slot_pairs
 from physnet_training.reading import Gathered, padded_rows
 
 Array = NDArray[Any]
@@ -61,8 +62,11 @@ def dense_batch(
     if with_weight:
         batch["weight"] = values["weight"].take(rows)
     if with_pairs:
-        starts = np.arange(0, slots * num_atoms, num_atoms, dtype=np.int32)
-        batch["src_idx"], batch["dst_idx"] = pairs_from(sizes, starts)
-        segments = np.arange(slots, dtype=np.int32)
-        batch["batch_segments"] = np.repeat(segments, num_atoms)
+        batch["src_idx"], batch["dst_idx"] = slot_pairs(sizes, num_atoms)
+        batch["batch_segments"] = _segments(slots, num_atoms).copy()
     return batch
+
+
+@lru_cache(maxsize=16)
+def _segments(slots: int, width: int) -> Array:
+    return np.repeat(np.arange(slots, dtype=np.int32), width)

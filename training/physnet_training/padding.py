@@ -20,7 +20,7 @@ class PaddingCount:
     """Sums behind :class:`Padding`."""
 
     def __init__(self) -> None:
-        self._sums = np.zeros(4, dtype=np.int64)  # atoms, their slots, pairs, slots
+        self._sums = [0, 0, 0, 0]  # atoms, their slots, pairs, their slots
         self._shapes: set[tuple[int, ...]] = set()
         self._batches = 0
 
@@ -41,13 +41,13 @@ class PaddingCount:
         self._add((int(batch["N"].sum()), numbers.size, pairs, pairs), numbers.shape)
 
     def _add(self, sums: tuple[int, int, int, int], shape: tuple[int, ...]) -> None:
-        self._sums += sums
+        self._sums = [a + b for a, b in zip(self._sums, sums, strict=True)]
         self._shapes.add(shape)
         self._batches += 1
 
     def report(self) -> Padding:
         """The fractions; 0 where nothing was yielded."""
-        atoms, atom_slots, pairs, pair_slots = self._sums.tolist()
+        atoms, atom_slots, pairs, pair_slots = self._sums
         return Padding(
             1.0 - atoms / atom_slots if atom_slots else 0.0,
             1.0 - pairs / pair_slots if pair_slots else 0.0,

@@ -12,6 +12,8 @@ from physnet_ase.neighbors import Structure, find_pairs
 Array = NDArray[Any]
 _CACHED_SIZE = 64
 """Patterns up to this size are kept: 3 MB for all of them."""
+_BLOCK_PAIRS = 1 << 16
+"""Blocks of patterns up to this many pairs are kept: 32 MB at most for all of them."""
 
 
 class Pairs(NamedTuple):
@@ -37,8 +39,16 @@ def once_pattern(size: int) -> Array:
     return np.stack([senders, receivers]).astype(np.int32)
 
 
-_ordered = lru_cache(maxsize=_CACHED_SIZE)(ordered_pattern)
-_once = lru_cache(maxsize=_CACHED_SIZE)(once_pattern)
+_kept_ordered = lru_cache(maxsize=_CACHED_SIZE)(ordered_pattern)
+_kept_once = lru_cache(maxsize=_CACHED_SIZE)(once_pattern)
+
+
+def _ordered(size: int) -> Array:
+    return (_kept_ordered if size <= _CACHED_SIZE else ordered_pattern)(size)
+
+
+def _once(size: int) -> Array:
+    return (_kept_once if size <= _CACHED_SIZE else once_pattern)(size)
 
 
 def pairs_from(sizes: Array, first: Array) -> tuple[Array, Array]:
@@ -51,7 +61,7 @@ def pairs_from(sizes: Array, first: Array) -> tuple[Array, Array]:
     Returns:
         Senders and receivers, int32 [sum n(n-1)], receivers ascending if ``first`` is.
     """
-    return _repeated(sizes, first, _ordered, ordered_pattern)
+    return _repeated(sizes, first, _ordered, 1)
 
 
 def all_pairs(sizes: Array) -> tuple[Array, Array]:
@@ -63,33 +73,59 @@ def _first(sizes: Array) -> Array:
     return (np.cumsum(sizes) - sizes).astype(np.int32)
 
 
-def _repeated(
-    sizes: Array,
-    first: Array,
-    cached: Callable[[int], Array],
-    pattern: Callable[[int], Array],
-) -> tuple[Array, Array]:
-    """The pattern of each molecule, counted from its first atom.
+def slot_pairs(sizes: Array, width: int) -> tuple[Array, Array]:
+    """``pairs_from`` for molecules that each have ``width`` atom slots."""
+    slots = len(sizes)
+    runs, total = _runs(sizes)
+    if int(sizes.max(initial=0)) ** 2 * slots > _BLOCK_PAIRS:
+        return pairs_from(sizes, np.arange(slots, dtype=np.int32) * np.int32(width))
+    result = np.empty((2, total), dtype=np.int32)
+    done = 0
+    for start, end, size in runs:
+        upto = done + (end - start) * size * (size - 1)
+        block = _block(size, slots, width)[:, start:end]
+        result[:, done:upto] = block.reshape(2, upto - done)
+        done = upto
+    return result[0], result[1]
+
+
+@lru_cache(maxsize=_CACHED_SIZE)
+def _block(size: int, slots: int, width: int) -> Array:
+    """The ordered pattern in each of many slots. [2, slots, n(n-1)]."""
+    first = np.arange(slots, dtype=np.int32) * np.int32(width)
+    return first[:, None] + _ordered(size)[:, None, :]
+
+
+def _runs(sizes: Array) -> tuple[list[tuple[int, int, int]], int]:
+    """First, end and size of each run of equal sizes, and the pairs of them all.
 
     Molecules of one size that follow each other are done together: in a batch sorted
     by size there are few such runs.
     """
-    runs = np.append(np.flatnonzero(np.diff(sizes, prepend=-1)), len(sizes)).tolist()
-    patterns = []
-    for start in runs[:-1]:
-        size = int(sizes[start])
-        patterns.append((cached if size <= _CACHED_SIZE else pattern)(size))
-    total = sum(
-        (end - start) * p.shape[1]
-        for start, end, p in zip(runs[:-1], runs[1:], patterns, strict=True)
-    )
-    result = np.empty((2, total), dtype=np.int32)
+    ends = np.flatnonzero(sizes[1:] != sizes[:-1]) + 1
+    starts = [0, *ends.tolist()] if len(sizes) else []
+    runs = [
+        (start, end, int(sizes[start]))
+        for start, end in zip(starts, [*starts[1:], len(sizes)], strict=False)
+    ]
+    return runs, sum((end - start) * n * (n - 1) for start, end, n in runs)
+
+
+def _repeated(
+    sizes: Array, first: Array, pattern: Callable[[int], Array], share: int
+) -> tuple[Array, Array]:
+    """The pattern of each molecule, counted from its first atom.
+
+    ``share`` of the ordered pairs, one in so many, are in the pattern.
+    """
+    runs, total = _runs(sizes)
+    result = np.empty((2, total // share), dtype=np.int32)
     done = 0
-    for start, end, p in zip(runs[:-1], runs[1:], patterns, strict=True):
-        upto = done + (end - start) * p.shape[1]
+    for start, end, size in runs:
+        upto = done + (end - start) * size * (size - 1) // share
         # Splitting the last axis of a slice gives a view.
-        part = result[:, done:upto].reshape(2, end - start, p.shape[1])
-        np.add(first[None, start:end, None], p[:, None, :], out=part)
+        part = result[:, done:upto].reshape(2, end - start, -1)
+        np.add(first[start:end, None], pattern(size)[:, None, :], out=part)
         done = upto
     return result[0], result[1]
 
@@ -105,7 +141,7 @@ def open_pairs(sizes: Array, positions: Array, cutoff: float | None) -> Pairs:
     """
     first = _first(sizes)
     senders, receivers = pairs_from(sizes, first)
-    long_senders, long_receivers = _repeated(sizes, first, _once, once_pattern)
+    long_senders, long_receivers = _repeated(sizes, first, _once, 2)
     if cutoff is not None and _widest(first, positions) >= cutoff:
         vectors = positions[senders] - positions[receivers]
         near = np.einsum("ij,ij->i", vectors, vectors) < cutoff**2

@@ -88,6 +88,8 @@ def _with_filler(values: Array, dtype: Any, fill: int) -> Array:
 
 def padded_rows(rows: Array, length: int, filler: int) -> Array:
     """Row numbers, continued with the filler's up to ``length``."""
+    if len(rows) == length:
+        return rows
     result = np.full(length, filler, dtype=np.int64)
     result[: len(rows)] = rows
     return result

@@ -10,6 +10,7 @@ from physnet_training.reading import READ_ATOMS, Gathered, gather
 from physnet_training.sampler import Sampler
 
 Array = NDArray[Any]
+_FIRST = 4  # batches read at first
 
 
 class Step(NamedTuple):
@@ -87,12 +88,9 @@ class Walk:
             fills: As for ``gather``.
             whole_states: As for ``gather``.
         """
-        sampler, epoch, index = self._sampler, self.epoch, self.index
-        own = sampler.group / sampler.process_count
-        ahead = max(int(READ_ATOMS / (own * float(sampler.sizes.mean()))), 1)
-        for start in range(index, sampler.num_batches, ahead):
-            some = range(start, min(start + ahead, sampler.num_batches))
-            shares = [sampler.shares(epoch, i) for i in some]
+        sampler, epoch = self._sampler, self.epoch
+        for some in self._spans(self.index):
+            shares = [sampler.shares(epoch, index) for index in some]
             found, rows = gather(
                 self._dataset,
                 [self._indices[share[self._process_index]] for share in shares],
@@ -102,6 +100,16 @@ class Walk:
             )
             for index, mine, share in zip(some, rows, shares, strict=True):
                 last = index + 1 == sampler.num_batches
-                after = (epoch + 1, 0) if last else (epoch, index + 1)
-                self.epoch, self.index = after
+                self.epoch, self.index = (epoch + 1, 0) if last else (epoch, index + 1)
                 yield Step(found, mine, share)
+
+    def _spans(self, start: int) -> Iterator[range]:
+        """Batches to read at once: few at first, so that the first one comes soon."""
+        sampler = self._sampler
+        own = sampler.group / sampler.process_count
+        limit = max(int(READ_ATOMS / (own * float(sampler.sizes.mean()))), 1)
+        ahead = min(_FIRST, limit)
+        while start < sampler.num_batches:
+            end = min(start + ahead, sampler.num_batches)
+            yield range(start, end)
+            start, ahead = end, min(2 * ahead, limit)
