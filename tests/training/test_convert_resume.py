@@ -173,6 +173,17 @@ def test_full_disk(sources, tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "b.npz"]
 
 
+def test_interrupt_ends_the_processes(sources, tmp_path, monkeypatch):
+    def interrupt(source, count):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(sources, tmp_path / "set", workers=2, on_progress=interrupt)
+    monkeypatch.setattr("physnet_training.locking._PATIENCE", 0.0)  # they hold the lock
+    convert(sources, tmp_path / "set")
+    assert len(PackedDataset.open(tmp_path / "set")) == 17
+
+
 def test_two_conversions_to_one_target(sources, tmp_path, monkeypatch):
     monkeypatch.setattr("physnet_training.locking._PATIENCE", 0.1)
     second = pytest.raises(ValueError, match="another process is converting to .*set")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -58,11 +59,18 @@ def _audit(
         The audit of the whole.
     """
     old = [Shard(folder) for folder in sorted(target.glob("shard-*"))[:num_old]]
-    whole = audit_dataset(PackedDataset(target, [*old, *new]), on_progress=on_audit)
-    for shard in new:
-        own = whole
-        if len(old) + len(new) > 1:
-            own = audit_dataset(PackedDataset(shard.path, [shard]))
+    alone = len(old) + len(new) == 1
+    thread = ThreadPoolExecutor(1)  # the shards' own audits, beside that of the whole
+    try:
+        parts = [
+            thread.submit(audit_dataset, PackedDataset(shard.path, [shard]))
+            for shard in ([] if alone else new)
+        ]
+        whole = audit_dataset(PackedDataset(target, [*old, *new]), on_progress=on_audit)
+        found = [whole] if alone else [part.result() for part in parts]
+    finally:
+        thread.shutdown(cancel_futures=True)
+    for shard, own in zip(new, found, strict=True):
         write_sealed(shard.path / MANIFEST, {**shard.manifest, "validation": own})
     return whole
 

@@ -242,12 +242,10 @@ class PackedWriter:
         return [*index, self._invalid.path] if self._invalid.counts else index
 
     def _manifest(self, checksums: Mapping[str, str]) -> dict[str, Any]:
-        notes = []
-        if self._too_many_groups:
-            notes.append(
-                f"more than {MAX_GROUPS} distinct names: the names were dropped, whole "
-                "molecules cannot be held out"
-            )
+        dropped = (
+            f"more than {MAX_GROUPS} distinct names: the names were dropped, whole "
+            "molecules cannot be held out"
+        )
         return {
             "schema_version": SCHEMA_VERSION,
             "format": "physnet packed dataset",
@@ -257,7 +255,7 @@ class PackedWriter:
             "groups": list(self._groups.names),
             "sha256": dict(sorted(checksums.items())),
             "provenance": self.provenance,
-            "notes": notes,
+            "notes": [dropped] if self._too_many_groups else [],
             "invalid_rows": dict(self._invalid.counts),
         }
 
