@@ -48,7 +48,7 @@ def test_readme_lists_every_example():
 def test_packed_memmap(tmp_path):
     printed = run_example("01_packed_memmap.py", tmp_path, "--out", "new", "--smoke")
     assert "own: 2 molecules, labels {'energy': 2}" in printed
-    assert "states_dft: 1403 molecules" in printed
+    assert "states_dft: 1401 molecules" in printed
     assert "the restored loader continues identically: True" in printed
     for name in ("own", "states_dft"):
         assert (tmp_path / "new" / name / "manifest.json").is_file()

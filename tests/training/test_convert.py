@@ -118,15 +118,15 @@ def test_shipped_data_converts_with_everything(tmp_path):
         sources, tmp_path / "set", on_progress=lambda path, n: progress.append(n)
     )
     dataset = PackedDataset.open(tmp_path / "set")
-    assert report.num_molecules == dataset.num_molecules == 1894
-    assert progress == [1403, 1894]
-    assert dataset.labels == dict.fromkeys(EVERY, 1894)
+    assert report.num_molecules == dataset.num_molecules == 1892
+    assert progress == [1401, 1892]
+    assert dataset.labels == dict.fromkeys(EVERY, 1892)
     assert dataset.elements == (1, 6, 7, 8, 9)
     assert len(dataset.states) == 12
     assert len(dataset.groups) == 34
     assert dataset.levels[0].startswith("wB97X/def2-SVPD")
     with np.load(sources[1]) as file:
-        energy = dataset.take("energy", np.arange(1403, 1894))
+        energy = dataset.take("energy", np.arange(1401, 1892))
         np.testing.assert_array_equal(energy, file["energy"])
     assert dataset.verify() == 13
     provenance = dataset.manifests[0]["provenance"]
