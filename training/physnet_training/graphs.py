@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 
 from physnet_ase.graph import Graph
 from physnet_training.batching import Atoms, Shape, fits, pad_graph
-from physnet_training.packed import PackedDataset, parts
+from physnet_training.packed import PackedDataset
 from physnet_training.pairs import Pairs, mixed_pairs, open_pairs, periodic_pairs
 from physnet_training.reading import Gathered
 from physnet_training.shapes import choose_shapes
+from physnet_training.shard import parts
 
 Array = NDArray[Any]
 logger = logging.getLogger(__name__)

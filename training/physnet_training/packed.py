@@ -1,7 +1,7 @@
 """Read a packed dataset: one directory or a root of shards, memory-mapped."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,6 @@ from physnet_training.layout import FIELDS, LABELS, REPORT
 from physnet_training.shard import FileProgress, Shard
 
 Array = NDArray[Any]
-_SCAN = 1 << 18  # rows read at once when a property has to be found out
 
 
 class PackedDataset:
@@ -50,13 +49,11 @@ class PackedDataset:
             self.n_atoms, self.offsets = shards[0].n_atoms, shards[0].offsets
         else:
             self.n_atoms = np.concatenate([shard.n_atoms for shard in shards])
-            self.offsets = np.concatenate(
-                [
-                    s.offsets[:-1] + a
-                    for s, a in zip(shards, self._atom_starts[:-1], strict=True)
-                ]
-                + [self._atom_starts[-1:]]
-            )
+            self.offsets = np.empty(self.num_molecules + 1, dtype=np.int64)
+            for index, shard in enumerate(shards):
+                mine = slice(self._starts[index], self._starts[index + 1] + 1)
+                start = self._atom_starts[index]
+                np.add(shard.offsets, start, out=self.offsets[mine])
         self.levels, self._level_maps = _merge(shards, "levels")
         self.groups, self._group_maps = _merge(shards, "groups")
 
@@ -186,29 +183,35 @@ class PackedDataset:
 
         Levels and groups are indices into ``levels`` and ``groups``, -1 where unknown.
         """
+        return self.take_all([name], rows)[name]
+
+    def take_all(self, names: Sequence[str], rows: Array) -> dict[str, Array]:
+        """``take`` for several fields, all per molecule or all per atom."""
         if len(self._shards) == 1:
-            return self._shards[0].take(name, rows)
-        field = FIELDS[name]
-        maps = {"level": self._level_maps, "group": self._group_maps}.get(name)
-        starts = self._atom_starts if field.per_atom else self._starts
+            return {name: self._shards[0].take(name, rows) for name in names}
+        per_atom = bool(names) and FIELDS[names[0]].per_atom
+        starts = self._atom_starts if per_atom else self._starts
         rows = np.asarray(rows)
         ordered = bool((rows[1:] >= rows[:-1]).all())
-        order = slice(None) if ordered else np.argsort(rows, kind="stable")
-        ascending = rows[order]
-        result = np.empty((len(rows), *field.shape), dtype=field.dtype)
+        order = None if ordered else np.argsort(rows, kind="stable")
+        ascending = rows if order is None else rows[order]
         ends = np.searchsorted(ascending, starts)
+        found = {
+            name: np.empty((len(rows), *FIELDS[name].shape), dtype=FIELDS[name].dtype)
+            for name in names
+        }
+        maps = {"level": self._level_maps, "group": self._group_maps}
         for index in np.flatnonzero(np.diff(ends)).tolist():
             mine = slice(ends[index], ends[index + 1])
-            values = self._shards[index].take(name, ascending[mine] - starts[index])
-            result[mine] = maps[index][values] if maps else values
-        if not ordered:
-            result[order] = result.copy()
-        return result
-
-    def locate(self, molecule: int) -> tuple[int, int]:
-        """Index of the shard that holds a molecule, and its number there."""
-        shard = int(np.searchsorted(self._starts, molecule, side="right")) - 1
-        return shard, molecule - int(self._starts[shard])
+            local = ascending[mine] - starts[index]
+            for name, result in found.items():
+                self._shards[index].take_into(name, local, result[mine])
+                if name in maps:
+                    result[mine] = maps[name][index][result[mine]]
+        if order is not None:
+            for result in found.values():
+                result[order] = result.copy()
+        return found
 
     def atom_rows(self, molecules: Array) -> Array:
         """Atom indices of these molecules, in their order. [atoms] int64."""
@@ -284,12 +287,6 @@ class PackedDataset:
                 finite = np.logical_and.reduceat(finite, first)
             count += int(finite.sum())
         return count
-
-
-def parts(rows: Array | range) -> Iterator[Array]:
-    """The rows in arrays of bounded length."""
-    for start in range(0, len(rows), _SCAN):
-        yield np.asarray(rows[start : start + _SCAN])
 
 
 def _merge(shards: list[Shard], key: str) -> tuple[tuple[str, ...], list[Array]]:

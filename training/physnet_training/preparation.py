@@ -10,8 +10,9 @@ from physnet_ase.config import ModelConfig
 from physnet_ase.metadata import ModelMetadata, StateRecord
 from physnet_ase.state import ElectronicState
 from physnet_training.config import Recipe, SplitConfig
-from physnet_training.packed import PackedDataset, parts
+from physnet_training.packed import PackedDataset
 from physnet_training.references import ReferenceFit, References
+from physnet_training.shard import parts
 from physnet_training.splits import (
     Split,
     geometry_split,

@@ -15,8 +15,9 @@ from physnet_training.layout import FIELDS
 from physnet_training.packed import PackedDataset
 
 Array = NDArray[Any]
-READ_ATOMS = 1 << 16
-"""Atoms read at once, about two megabytes."""
+_READ_ATOMS = 1 << 16  # two megabytes
+_MOST_ATOMS = 1 << 18
+_ATOMS_PER_SHARD = 1 << 12
 
 
 class Gathered(NamedTuple):
@@ -29,6 +30,12 @@ class Gathered(NamedTuple):
     sizes: Array  # [molecules + 1] int32 atoms, filler 0
     first: Array  # [molecules + 1] first atom, of the filler the filler atom
     values: dict[str, Array]  # one row per molecule or atom, and the filler's
+
+
+def atoms_at_once(dataset: PackedDataset) -> int:
+    """How many atoms to read in one go: more where there are many shards to visit."""
+    wanted = len(dataset.manifests) * _ATOMS_PER_SHARD
+    return min(max(_READ_ATOMS, wanted), _MOST_ATOMS)
 
 
 def gather(
@@ -58,12 +65,14 @@ def gather(
     ascending = wanted[order].astype(np.int64, copy=False)
     place = np.empty(len(wanted), dtype=np.int64)
     place[order] = np.arange(len(wanted))
-    # Any row will do where the filler goes.
-    atoms = np.append(dataset.atom_rows(ascending), 0)
-    rows = np.append(ascending, 0)
-    values = {}
+    # Any row will do where the filler goes; the last one keeps the rows ascending.
+    atoms = _with_filler(dataset.atom_rows(ascending), np.int64, dataset.num_atoms - 1)
+    rows = _with_filler(ascending, np.int64, len(dataset) - 1)
+    values: dict[str, Array] = {}
+    for place_of, per_atom in ((atoms, True), (rows, False)):
+        names = [name for name in fills if FIELDS[name].per_atom is per_atom]
+        values |= dataset.take_all(names, place_of)
     for name, fill in fills.items():
-        values[name] = dataset.take(name, atoms if FIELDS[name].per_atom else rows)
         values[name][-1] = fill
     if whole_states:
         charge, spin = dataset.states_of(ascending)

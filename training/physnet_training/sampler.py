@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from physnet_training.order import Sampling, epoch_order
-from physnet_training.packed import PackedDataset, parts
+from physnet_training.packed import PackedDataset
+from physnet_training.shard import parts
 
 Array = NDArray[Any]
 

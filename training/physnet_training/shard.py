@@ -21,6 +21,7 @@ from physnet_training.layout import (
 
 Array = NDArray[Any]
 FileProgress = Callable[[Path, int], None]
+_PART = 1 << 18  # rows read at once when a property has to be found out
 _SCAN = 1 << 16  # molecules checked at once: what is read stays in the cache
 
 
@@ -58,15 +59,28 @@ class Shard:
 
     def take(self, name: str, rows: Array) -> Array:
         """Rows of a field; NaN (or -1 for integers) where this shard lacks it."""
-        field = FIELDS[name]
-        array = self.arrays.get(name)
+        field, array = FIELDS[name], self.arrays.get(name)
         if array is not None:
             return array.take(rows, axis=0).astype(field.dtype, copy=False)
-        if name == "level" and len(self.manifest.get("levels", [])) == 1:
-            fill: float = 0
+        result = np.empty((len(rows), *field.shape), dtype=field.dtype)
+        result[:] = self._fill(name)
+        return result
+
+    def take_into(self, name: str, rows: Array, result: Array) -> None:
+        """As ``take``, written to ``result``; the rows must be there."""
+        array = self.arrays.get(name)
+        if array is None:
+            result[:] = self._fill(name)
+        elif array.dtype == result.dtype:
+            array.take(rows, axis=0, out=result, mode="clip")  # others would buffer
         else:
-            fill = {"f": np.nan, "u": 0, "i": -1}[np.dtype(field.dtype).kind]
-        return np.full((len(rows), *field.shape), fill, dtype=field.dtype)
+            result[:] = array[rows]
+
+    def _fill(self, name: str) -> float:
+        """What stands for a field that this shard lacks."""
+        if name == "level" and len(self.manifest.get("levels", [])) == 1:
+            return 0
+        return {"f": np.nan, "u": 0, "i": -1}[np.dtype(FIELDS[name].dtype).kind]
 
     def verify(self, on_file: FileProgress | None = None) -> int:
         """Recompute the checksums; return the number of files read.
@@ -165,6 +179,12 @@ class Shard:
         shape = (count, *field.shape)
         mapped = np.memmap(path, dtype=field.dtype, mode="r", shape=shape)
         return mapped.view(np.ndarray)  # a memmap's own indexing is slow
+
+
+def parts(rows: Array | range) -> Iterator[Array]:
+    """The rows in arrays of bounded length."""
+    for start in range(0, len(rows), _PART):
+        yield np.asarray(rows[start : start + _PART])
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from physnet_training.order import hash_uniform
-from physnet_training.packed import PackedDataset, parts
+from physnet_training.packed import PackedDataset
+from physnet_training.shard import parts
 
 Array = NDArray[Any]
 SPLIT_FILE = "split.npz"

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from physnet_training.packed import PackedDataset
-from physnet_training.reading import READ_ATOMS, Gathered, gather
+from physnet_training.reading import Gathered, atoms_at_once, gather
 from physnet_training.sampler import Sampler
 
 Array = NDArray[Any]
@@ -107,7 +107,8 @@ class Walk:
         """Batches to read at once: few at first, so that the first one comes soon."""
         sampler = self._sampler
         own = sampler.group / sampler.process_count
-        limit = max(int(READ_ATOMS / (own * float(sampler.sizes.mean()))), 1)
+        atoms = own * float(sampler.sizes.mean())
+        limit = max(int(atoms_at_once(self._dataset) / atoms), 1)
         ahead = min(_FIRST, limit)
         while start < sampler.num_batches:
             end = min(start + ahead, sampler.num_batches)
