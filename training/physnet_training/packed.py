@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from physnet_training.durable import check_seal, read_json
 from physnet_training.layout import FIELDS, LABELS, REPORT
-from physnet_training.shard import FileProgress, Shard
+from physnet_training.shard import FileProgress, Shard, parts
 
 Array = NDArray[Any]
 

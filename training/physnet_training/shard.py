@@ -1,6 +1,6 @@
 """One directory of a packed dataset, memory-mapped and checked against its counts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
