@@ -1,6 +1,6 @@
 """Harmonic vibrations from the analytic Hessian, with infrared intensities."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from ase import Atoms
@@ -44,10 +44,10 @@ class Vibrations(Observable):
     """
 
     frequencies: np.ndarray
-    modes: np.ndarray
+    modes: np.ndarray = field(repr=False)
     reduced_masses: np.ndarray
     intensities: np.ndarray | None
-    hessian: np.ndarray
+    hessian: np.ndarray = field(repr=False)
     shape: Shape
 
     @property
@@ -94,9 +94,9 @@ class Vibrations(Observable):
         name = self.geometries[0].get_chemical_formula()
         raise RuntimeError(
             f"{name} in {self.states[0]}: the relaxed geometry is no minimum, {count} "
-            f"imaginary mode{'s' * (count > 1)} at {listed} cm^-1; relax again from a "
-            "geometry moved along it (vibrations(…).displaced(0)), or with a smaller "
-            "fmax"
+            f"imaginary mode{'s' * (count > 1)} at {listed} cm^-1; start from a "
+            "geometry without its symmetry (atoms.rattle(0.05), or "
+            "vibrations(…).displaced(0)), or relax to a smaller fmax"
         )
 
 

@@ -46,6 +46,8 @@ def draw_level_diagram(scan: StateEnergies, path: Path) -> None:
     axes.set_xlim(-0.6, len(charges) - 0.3)
     axes.set_xlabel("total charge / e")
     axes.set_ylabel("energy above the ground state / eV")
-    axes.set_title(f"{scan.geometries[0].get_chemical_formula()}, {scan.kind}")
+    title = f"{scan.geometries[0].get_chemical_formula()}, {scan.kind}"
+    corrected = scan.zero_point_energies is not None
+    axes.set_title(title + ", with zero-point energies" * corrected, size=10)
     axes.margins(y=0.1)
     figure.savefig(path, dpi=150)

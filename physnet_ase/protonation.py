@@ -139,19 +139,9 @@ def _proton_affinity(
     )
     places = _places(molecule, site, acid_state)
     base, energy = relax(molecule, state, calculator, relaxation)
-    tried = []
-    for place in places:
-        start = (
-            place
-            if isinstance(place, Atoms)
-            else protonated(base, place, acid_state, calculator)
-        )
-        acid, acid_energy = relax(start, acid_state, calculator, relaxation)
-        reached = ProtonationSite(None, None, acid_energy)
-        if not isinstance(place, Atoms):
-            nearest = int(np.argmin(acid.get_distances(-1, range(len(base)))))
-            reached = ProtonationSite(place, nearest, acid_energy)
-        tried.append((reached, acid))
+    tried = [
+        _relaxed(base, place, acid_state, calculator, relaxation) for place in places
+    ]
     best, acid = min(tried, key=lambda one: one[0].energy)
     zero_points, thermal = _thermal((base, acid), calculator, corrections)
     kinetic = 2.5 * BOLTZMANN * (corrections.temperature or 0.0)
@@ -171,6 +161,33 @@ def _proton_affinity(
         proton_enthalpy=kinetic,
         zero_point_energies=zero_points,
     )
+
+
+def _relaxed(
+    base: Atoms,
+    place: int | Atoms,
+    state: ElectronicState,
+    calculator: PhysNetCalculator,
+    relaxation: Relaxation,
+) -> tuple[ProtonationSite, Atoms]:
+    """The acid relaxed from one place of the proton, and where that went.
+
+    Raises:
+        RuntimeError: The relaxation did not converge.
+    """
+    if isinstance(place, Atoms):
+        acid, energy = relax(place, state, calculator, relaxation)
+        return ProtonationSite(None, None, energy), acid
+    start = protonated(base, place, state, calculator)
+    try:
+        acid, energy = relax(start, state, calculator, relaxation)
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"proton at atom {place} ({base.symbols[place]}): {error}; or name "
+            "another site"
+        ) from error
+    nearest = int(np.argmin(acid.get_distances(-1, range(len(base)))))
+    return ProtonationSite(place, nearest, energy), acid
 
 
 def _places(

@@ -1,7 +1,7 @@
 """Enthalpy, entropy and Gibbs energy from vibrations, through ASE's thermochemistry."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from ase import Atoms
@@ -42,8 +42,8 @@ class Thermochemistry(Levels):
     temperature: float
     pressure: float
     symmetry_number: int
-    vibrations: Vibrations
-    thermo: IdealGasThermo | HarmonicThermo
+    vibrations: Vibrations = field(repr=False)
+    thermo: IdealGasThermo | HarmonicThermo = field(repr=False)
 
     @property
     def gibbs_energy(self) -> float:
@@ -84,16 +84,12 @@ def thermochemistry(
             condition that is not positive.
         RuntimeError: A relaxation did not converge, or not to a minimum.
     """
-    numbers = (
-        [symmetry_number] * len(atoms)
-        if isinstance(symmetry_number, int)
-        else list(symmetry_number)
-    )
-    if len(numbers) != len(atoms):
+    if np.ndim(symmetry_number) > 1 or np.size(symmetry_number) not in (1, len(atoms)):
         raise ValueError(
-            f"symmetry_number must be one number, or one per molecule; got "
-            f"{len(numbers)} for {len(atoms)} molecules"
+            "symmetry_number must be one number, or one per molecule; got "
+            f"{symmetry_number!r} for {len(atoms)} molecules"
         )
+    numbers = np.broadcast_to(symmetry_number, len(atoms)).tolist()
     _check_conditions(temperature, pressure, numbers)
     return [
         thermochemistry_of(found, temperature, pressure, symmetry_number=number)

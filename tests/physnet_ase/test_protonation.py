@@ -120,6 +120,8 @@ def test_what_cannot_be_protonated_is_refused(calculator, hydroxyl):
         proton_affinity(hydroxyl, calculator, wrong)
     with pytest.raises(RuntimeError, match="did not converge in 1 steps"):
         proton_affinity(hydroxyl, calculator, 0, Relaxation(steps=1))
+    with pytest.raises(RuntimeError, match=r"proton at atom 0 \(O\): .* another site"):
+        proton_affinity(Atoms("O"), calculator, relaxation=Relaxation(steps=1))
     cation = hydroxyl.copy()
     cation.info["charge"] = 1
     with pytest.raises(ValueError, match=r"not trained on charge \+2, multiplicity 1"):
