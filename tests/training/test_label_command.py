@@ -18,7 +18,7 @@ def test_label_then_inspect(tmp_path):
     assert found.exit_code == 0, found.output
     assert "is complete; " in found.output
     summary = CliRunner().invoke(app, ["inspect", str(target), "--json"])
-    content = json.loads(summary.output)
+    content = json.loads(summary.stdout)
     assert content["num_molecules"] == 6  # two states of water, one of methyl
     assert content["num_groups"] == 2
     again = call("H2O", "CH3", target, *SPRINGS, *options)

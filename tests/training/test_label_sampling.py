@@ -151,6 +151,20 @@ def test_a_preparation_that_fails_fails_its_labels_with_the_reason(tmp_path):
     ]
 
 
+def test_forces_and_momenta_that_are_no_numbers_stop_the_sampling():
+    class Broken(Springs):
+        def calculate(self, *args, **kwargs):
+            super().calculate(*args, **kwargs)
+            self.results["forces"][0] = np.nan
+
+    atoms = molecule("H2O")
+    with pytest.raises(RuntimeError, match="method returned forces that are not finit"):
+        prepare(atoms, Broken(0, 1), Sampling(kind="modes"))
+    sampling = Sampling(kind="dynamics", stride=2, burn_in=0)
+    with pytest.raises(RuntimeError, match="broke down: positions or momenta are not"):
+        move(atoms, Broken(0, 1), sampling, temperature_K=9, rng=random_generator(0))
+
+
 def test_a_trajectory_that_breaks_starts_anew(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sampling = Sampling(kind="dynamics", samples=3, stride=5, burn_in=5)

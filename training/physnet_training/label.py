@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from physnet_training.label_parts import (
     place,
     read_mark,
 )
-from physnet_training.label_plan import Plan
+from physnet_training.label_plan import Job, Plan
 from physnet_training.label_tasks import perform
 from physnet_training.label_workers import run_tasks
 
@@ -134,7 +135,7 @@ def label(
             retry_failed=run.retry_failed,
             on_progress=on_progress,
         )
-        missing, jobs = scheduler.missing, scheduler.jobs
+        missing = scheduler.missing
         if target.exists() and missing and run.process_count > 1:
             raise ValueError(
                 f"{target} is complete; to calculate {missing} labels again run "
@@ -142,30 +143,50 @@ def label(
             )
         if missing or not is_written(folder, target, run.part):
             discard_part(folder, run.part)
-        if missing:
             run_tasks(
-                scheduler,
-                perform,
-                workers=run.num_workers(),
-                timeout_s=run.timeout_s,
+                scheduler, perform, workers=run.num_workers(), timeout_s=run.timeout_s
             )
-        if not is_written(folder, target, run.part):
-            write_part(plan, journal, jobs, folder=folder, part=run.part)
+            write_part(plan, journal, scheduler.jobs, folder=folder, part=run.part)
         complete = place(folder, target, run.part)
-        failures = folder / run.part.failures_file
-        report = LabelReport(
-            target,
-            complete,
-            labelled=Counter(plan.state(job) for job in jobs if job in journal.labels),
-            failed=Counter(plan.state(job) for job in jobs if job in journal.failures),
-            skipped=plan.skipped,
-            impossible=plan.impossible,
-            failures_file=list_failures(plan, journal, jobs, failures),
-            residuals=read_mark(folder, run.part),
+        return _report(
+            plan,
+            journal,
+            scheduler.jobs,
+            target=target,
+            complete=complete,
+            part=run.part,
         )
-        if jobs and not report.labelled:
-            raise RuntimeError(
-                f"none of {len(jobs)} labels could be calculated, the first because: "
-                f"{journal.failures[jobs[0]]}; all are listed in {failures}"
-            )
-    return report
+
+
+def _report(
+    plan: Plan,
+    journal: Journal,
+    jobs: Sequence[Job],
+    *,
+    target: Path,
+    complete: bool,
+    part: Part,
+) -> LabelReport:
+    """Count what is there and list what failed.
+
+    Raises:
+        RuntimeError: Nothing is there.
+    """
+    folder = journal.folder
+    failures = list_failures(plan, journal, jobs, folder / part.failures_file)
+    labelled = Counter(plan.state(job) for job in jobs if job in journal.labels)
+    if jobs and not labelled:
+        raise RuntimeError(
+            f"none of {len(jobs)} labels could be calculated, the first because: "
+            f"{journal.failures[jobs[0]]}; all are listed in {failures}"
+        )
+    return LabelReport(
+        target,
+        complete,
+        labelled=labelled,
+        failed=Counter(plan.state(job) for job in jobs if job in journal.failures),
+        skipped=plan.skipped,
+        impossible=plan.impossible,
+        failures_file=failures,
+        residuals=read_mark(folder, part),
+    )

@@ -35,6 +35,7 @@ class Journal:
         settings: What must be equal for labels to belong together.
 
     Attributes:
+        folder: As given.
         labels: Finished labels.
         failures: Reasons of failed ones; a later success removes them.
 
@@ -50,6 +51,7 @@ class Journal:
         self._geometries: dict[tuple[int, int], Place] = {}
         self._starts: dict[str, Place] = {}
         self._readers: dict[Path, BinaryIO] = {}
+        self.folder = folder
         self._path = folder / name
         self._settings = json.loads(json.dumps(settings))  # as it will be read
         self._file = self._path.open("a+b")

@@ -84,7 +84,7 @@ def prepare(atoms: Atoms, calculator: BaseCalculator, sampling: Sampling) -> Sta
     """Relax the structure and find its Hessian, where the sampling asks for them.
 
     Raises:
-        RuntimeError: The relaxation does not converge.
+        RuntimeError: The relaxation does not converge, or forces are no numbers.
     """
     atoms = atoms.copy()
     atoms.calc = calculator
@@ -99,6 +99,8 @@ def prepare(atoms: Atoms, calculator: BaseCalculator, sampling: Sampling) -> Sta
     hessian = None
     if sampling.kind == "modes" and len(atoms) > 1:
         hessian = numerical_hessian(atoms)
+        if not np.isfinite(hessian).all():
+            raise RuntimeError("the method returned forces that are not finite")
     return Start(atoms.positions.copy(), hessian)
 
 
@@ -186,10 +188,10 @@ def move(
     )
     dynamics.run(steps)
     atoms.calc = None
-    if not np.isfinite(atoms.positions).all():
+    if not np.isfinite([atoms.positions, atoms.get_momenta()]).all():
         raise RuntimeError(
-            "the dynamics broke down: positions are no numbers; use a shorter "
-            "--timestep"
+            "the dynamics broke down: positions or momenta are not finite; use a "
+            "shorter --timestep"
         )
     if not atoms.pbc.any():
         atoms.positions += centre - atoms.get_center_of_mass()
