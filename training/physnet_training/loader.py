@@ -96,13 +96,13 @@ class PackedMemmapLoader:
         sizes = self._sizes = self.dataset.n_atoms[indices]
         if int(sizes.max()) < 2**16:
             sizes = self._sizes = sizes.astype(np.uint16)  # sorts several times faster
-        balanced = self.sampling.balance > 0
+        find_states = partial(state_numbers, self.dataset, indices)
         self._sampler = Sampler(
             sizes,
             self.sampling,
             group=self.batch_size * self.process_count,
             process_count=self.process_count,
-            states=partial(state_numbers, self.dataset, indices) if balanced else None,
+            states=find_states if self.sampling.balance > 0 else None,
         )
         self._walk = Walk(
             self.dataset,
@@ -257,9 +257,8 @@ class PackedMemmapLoader:
 
     def _fitted_widths(self) -> Array:
         if self._widths is None:
-            sampler = self._sampler
-            some = sampler.spread(_FIT_BATCHES)
-            largest = [self._sizes[sampler.whole(0, i)].max() for i in some]
+            some = self._sampler.spread(_FIT_BATCHES)
+            largest = [self._sizes[self._sampler.whole(0, i)].max() for i in some]
             self._widths = choose_widths(np.array(largest), int(self._sizes.max()))
         return self._widths
 
