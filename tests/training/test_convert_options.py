@@ -119,7 +119,7 @@ def test_report_as_json_and_what_the_audit_found(two, tmp_path):
     # The same as text, on top of what is there
     command = ["convert", two[0], two[2], "--append", "--energy-unit", "eV"]
     done = CliRunner().invoke(app, command)
-    assert "duplicates: 6 molecules stand in the dataset already" in done.stdout
+    assert "  duplicates: 6 molecules stand in the data already" in done.stdout
 
 
 def test_bad_input_is_one_line(two):

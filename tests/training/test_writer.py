@@ -73,6 +73,16 @@ def test_too_many_names_are_dropped_and_noted(make_molecules, tmp_path, monkeypa
     assert not (tmp_path / "set" / "group.i32").exists()
 
 
+def test_more_levels_than_numbers_are_refused(make_molecules, tmp_path):
+    part = make_molecules([1] * 40_000, ["energy"])
+    levels = [str(number) for number in range(1, 40_001)]
+    writer = PackedWriter(tmp_path / "set")
+    with pytest.raises(ValueError, match=r"different levels .*'40000.*at most 32767"):
+        writer.append(part["n_atoms"], part["values"], levels=levels)
+    writer.abort()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_existing_target_is_refused_and_untouched(make_molecules, tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "precious").write_text("data")

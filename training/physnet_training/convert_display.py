@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -17,6 +16,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from physnet_training.audit_report import audit_lines
 from physnet_training.source_report import ConversionReport, SourceReport
 
 _QUIET_SECONDS = 10.0
@@ -102,36 +102,16 @@ def report_lines(report: ConversionReport) -> Iterator[str]:
     for source in report.sources:
         yield f"{source.path}: {source.num_molecules:,} molecules"
         yield from (f"  {line}" for line in _source_lines(source))
-    yield from _audit_lines(report.validation)
+    yield f"audit (physnet-train inspect {report.target} shows more):"
+    for topic, text in audit_lines(report.validation):
+        first, *rest = text.splitlines()
+        yield f"  {topic}: {first}"
+        yield from (f"    {line}" for line in rest)
     shards = f" in {report.num_shards} shards" if report.num_shards > 1 else ""
     yield (
         f"{report.target}: {report.num_molecules:,} molecules, "
         f"{report.num_atoms:,} atoms{shards}"
     )
-
-
-def _audit_lines(validation: dict[str, Any]) -> Iterator[str]:
-    """What of an audit a user should look at; nothing where all is well."""
-    for verdict in validation["units"]:
-        if verdict["verdict"] != "plausible":
-            yield f"{verdict['verdict']}: {verdict['quantity']}: {verdict['text']}"
-    duplicates = validation["duplicates"]
-    if duplicates["count"]:
-        row, first = duplicates["rows"][0]
-        other = duplicates["contradicting"]
-        yield (
-            f"duplicates: {duplicates['count']:,} molecules stand in the dataset "
-            f"already, same geometry and state (molecule {row} is {first}, 0-based)"
-            + (f", {other:,} with another energy" if other else "")
-            + "; split by geometry to keep copies together"
-        )
-    suspicious = validation["suspicious"]
-    for kind, count in suspicious["by_kind"].items():
-        first = next(row for row in suspicious["rows"] if row["kind"] == kind)
-        yield (
-            f"suspicious: {count:,} molecules ({kind}), such as {first['row']} "
-            f"(0-based): {first['reason']}; physnet-train inspect lists more"
-        )
 
 
 def _source_lines(source: SourceReport) -> Iterator[str]:

@@ -58,13 +58,22 @@ class Tally:
 
 
 class Numbering:
-    """Numbers names in order of their appearance; -1 for an empty one."""
+    """Numbers names in order of their appearance; -1 for an empty one.
 
-    def __init__(self) -> None:
+    Args:
+        dtype: Integer type of the numbers.
+    """
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype = np.dtype(dtype)
         self.names: dict[str, int] = {}
 
     def __call__(self, names: Iterable[str]) -> Array:
-        """The number of each name. [names] int32."""
+        """The number of each name, of the type asked for.
+
+        Raises:
+            ValueError: There are more names than the type can number.
+        """
         known = self.names
         array = names if isinstance(names, np.ndarray) else np.array(list(names), str)
         if len(array) and (array == array[0]).all():  # often one level for all
@@ -75,7 +84,12 @@ class Numbering:
             known.setdefault(name, len(known)) if name else -1
             for name in map(str, array.tolist())
         ]
-        return np.repeat(np.array(numbers, dtype="<i4"), count)
+        if len(known) > np.iinfo(self.dtype).max:
+            raise ValueError(
+                f"{len(known)} different levels of theory or names, such as "
+                f"{next(reversed(known))!r}; at most {np.iinfo(self.dtype).max} fit"
+            )
+        return np.repeat(np.array(numbers, dtype=self.dtype), count)
 
 
 def _distinct(numbers: Array) -> list[int]:

@@ -71,7 +71,8 @@ class PackedWriter:
         )
         self._folder.chmod(0o755)  # mkdtemp makes it private; a dataset is not
         self._tally = Tally()
-        self._levels, self._groups = Numbering(), Numbering()
+        self._levels = Numbering(FIELDS["level"].dtype)
+        self._groups = Numbering(FIELDS["group"].dtype)
         self._too_many_groups = False
         self._invalid = InvalidRowsFile(self._folder)
         self._sizes = HashedFile(self._folder / "sizes.tmp")
@@ -140,7 +141,7 @@ class PackedWriter:
         if len(sizes) == 0:
             return
         if levels is not None:
-            arrays["level"] = self._levels(levels).astype("<i2")
+            arrays["level"] = self._levels(levels)
         if names is not None and not self._too_many_groups:
             arrays["group"] = self._groups(names)
             self._too_many_groups = len(self._groups.names) > MAX_GROUPS
