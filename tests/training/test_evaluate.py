@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from physnet_training.convert import convert
-from physnet_training.evaluate import error_row, evaluate_potential
+from physnet_training.evaluate import ErrorSums, Predictions, evaluate_potential
 from physnet_training.ladders import compare_gaps, find_ladders, gap_errors
 from physnet_training.loader import PackedMemmapLoader
 from physnet_training.packed import PackedDataset
@@ -67,10 +67,46 @@ def test_missing_labels_give_no_number_instead_of_zero() -> None:
         "charges": np.zeros(2),
         "charges_label": nothing,
     }
-    row = error_row(values, None)
+    sums = ErrorSums()
+    sums.add(values)
+    row = sums.row(None)
     assert row["energy_mae_ev"] == pytest.approx(0.5)
     assert row["forces_mae_ev_per_angstrom"] is None
-    assert error_row(values, (1, 2))["energy_mae_ev"] is None
+    assert sums.row((1, 2))["energy_mae_ev"] is None
+
+
+def test_pieces_have_the_errors_of_the_whole(rng: np.random.Generator) -> None:
+    sizes = rng.integers(1, 5, 40)
+    atoms = int(sizes.sum())
+    states = np.array([[0, 1], [1, 2], [0, 3]])[rng.integers(0, 3, 40)]
+    values = {"state": states, "size": sizes, "atom_state": np.repeat(states, sizes, 0)}
+    for name, shape in (("energy", 40), ("forces", (atoms, 3)), ("charges", atoms)):
+        values[name], values[f"{name}_label"] = rng.normal(size=(2, *np.ravel(shape)))
+    values["forces_label"][3, 1] = np.nan
+    sums, start = ErrorSums(), np.cumsum(sizes) - sizes
+    for first in range(0, 40, 7):
+        some = slice(first, first + 7)
+        mine = slice(start[some][0], start[some][-1] + sizes[some][-1])
+        sums.add(
+            {
+                name: array[some if len(array) == 40 else mine]
+                for name, array in values.items()
+            }
+        )
+    for state in (None, *sums.states()):
+        row = sums.row(state)
+        rows = np.ones(40, bool) if state is None else (states == state).all(axis=1)
+        error = (values["forces"] - values["forces_label"])[np.repeat(rows, sizes)]
+        expected = np.sqrt(np.nanmean(error**2))
+        assert row["forces_rmse_ev_per_angstrom"] == pytest.approx(expected)
+        error = (values["energy"] - values["energy_label"])[rows] / sizes[rows]
+        assert row["energy_per_atom_mae_ev"] == pytest.approx(np.mean(np.abs(error)))
+        assert row["molecules"] == rows.sum()
+
+
+def test_nothing_to_evaluate_is_said() -> None:
+    with pytest.raises(ValueError, match="no molecule to evaluate"):
+        Predictions([], lambda graph: {})
 
 
 def test_unknown_state_names_dataset_and_molecule(dataset: PackedDataset) -> None:

@@ -1,5 +1,6 @@
 """Errors of a model on labelled molecules, per charge and multiplicity."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -8,20 +9,19 @@ from numpy.typing import NDArray
 
 from physnet_ase.graph import Graph
 from physnet_ase.state import ElectronicState
+from physnet_training.packed import PackedDataset
+from physnet_training.shard import parts
 
 Array = NDArray[Any]
 Predict = Callable[[Graph], dict[str, Any]]
-COLLECTED = (
-    "state",
-    "size",
-    "energy",
-    "energy_label",
-    "atom_state",
-    "forces",
-    "forces_label",
-    "charges",
-    "charges_label",
-)
+KINDS = {
+    "energy": "ev",
+    "energy_per_atom": "ev",
+    "forces": "ev_per_angstrom",
+    "charges": "e",
+}
+"""Quantity -> unit in the names of its errors."""
+_PICTURED = 20_000  # molecules whose values are kept for pictures
 
 
 class ReferenceTable:
@@ -58,89 +58,116 @@ class ReferenceTable:
         return graph._replace(labels=labels._replace(energy=energy))
 
 
+class ErrorSums:
+    """Sums of errors per state; memory does not grow with the molecules."""
+
+    def __init__(self) -> None:
+        self._molecules: Counter[tuple[int, int]] = Counter()
+        # per state: [kinds, 3] number of errors, sums of their sizes and squares
+        self._sums: dict[tuple[int, int], Array] = {}
+
+    def add(self, values: dict[str, Array]) -> None:
+        """Add molecules, with values as :class:`Predictions` has them."""
+        states, owner = np.unique(values["state"], axis=0, return_inverse=True)
+        owner = owner.reshape(-1)
+        # atoms follow their molecules, so their states need no search of their own
+        of_atoms = np.repeat(owner, values["size"])
+        error = values["energy"] - values["energy_label"]
+        found = np.zeros((len(KINDS), 3, len(states)))
+        for place, (name, owners) in enumerate(
+            zip(KINDS, (owner, owner, of_atoms, of_atoms), strict=True)
+        ):
+            if name == "energy_per_atom":
+                error = error / values["size"]
+            elif name != "energy":
+                error = values[name] - values[f"{name}_label"]
+            flat = error.reshape(len(owners), -1)
+            known = np.isfinite(flat)
+            index = np.broadcast_to(owners[:, None], flat.shape)[known]
+            for column, power in enumerate((0, 1, 2)):
+                found[place, column] = np.bincount(
+                    index, np.abs(flat[known]) ** power, minlength=len(states)
+                )
+        counts = np.bincount(owner, minlength=len(states))
+        for place, (q, m) in enumerate(states.tolist()):
+            self._molecules[q, m] += int(counts[place])
+            self._sums[q, m] = self._sums.get((q, m), 0.0) + found[:, :, place]
+
+    def states(self) -> list[tuple[int, int]]:
+        """(charge, multiplicity) of the molecules added, ascending."""
+        return sorted(self._sums)
+
+    def row(self, state: tuple[int, int] | None) -> dict[str, Any]:
+        """MAE and RMSE of energy (eV), forces (eV/Å) and charges (e) in one state.
+
+        Args:
+            state: (charge, multiplicity), or None for all.
+        """
+        wanted = self.states() if state is None else [state]
+        row: dict[str, Any] = {
+            "charge": None if state is None else state[0],
+            "multiplicity": None if state is None else state[1],
+            "molecules": sum(self._molecules[s] for s in wanted),
+        }
+        total = sum((self._sums[s] for s in wanted), start=np.zeros((len(KINDS), 3)))
+        for (name, unit), (count, size, square) in zip(
+            KINDS.items(), total.tolist(), strict=True
+        ):
+            row[f"{name}_mae_{unit}"] = size / count if count else None
+            row[f"{name}_rmse_{unit}"] = (square / count) ** 0.5 if count else None
+        return row
+
+
 class Predictions:
-    """Predicted and reference values of a set of molecules, float64, NaN = no label."""
+    """Errors of predictions, and the values themselves of the first molecules.
+
+    Attributes:
+        values: Predicted and reference values in float64, NaN = no label, of the first
+            20,000 molecules or a few more: for pictures.
+    """
 
     def __init__(self, graphs: Iterable[Graph], predict: Predict) -> None:
         """Run ``predict`` over ``graphs`` whose energy labels lack the references."""
-        rows: dict[str, list[Array]] = {name: [] for name in COLLECTED}
+        self._sums = ErrorSums()
+        kept: dict[str, list[Array]] = {}
+        molecules = 0
         for graph in graphs:
-            labels = graph.labels
-            if labels is None:
-                raise ValueError("the graph has no labels to compare with")
-            out = predict(graph)
-            molecules, atoms = graph.molecule_mask, graph.atom_mask
-            per_atom = np.asarray(out["energies"], np.float64)
-            count = len(molecules)
-            energy = np.bincount(graph.molecule_index, per_atom, minlength=count)
-            state = np.stack([graph.total_charge, graph.spin_multiplicity], axis=1)
-            index = graph.molecule_index[atoms]
-            sizes = np.bincount(index, minlength=count)
-            for name, value in (
-                ("state", state[molecules]),
-                ("size", sizes[molecules]),
-                ("energy", energy[molecules]),
-                ("energy_label", np.asarray(labels.energy, np.float64)[molecules]),
-                ("atom_state", state[index]),
-                ("forces", np.asarray(out["forces"], np.float64)[atoms]),
-                ("forces_label", np.asarray(labels.forces, np.float64)[atoms]),
-                ("charges", np.asarray(out["charges"], np.float64)[atoms]),
-                ("charges_label", np.asarray(labels.charges, np.float64)[atoms]),
-            ):
-                rows[name].append(value)
-        if not rows["state"]:
+            values = _values(graph, predict(graph))
+            self._sums.add(values)
+            if molecules < _PICTURED:
+                for name, value in values.items():
+                    kept.setdefault(name, []).append(value)
+            molecules += len(values["state"])
+        if not molecules:
             raise ValueError("no molecule to evaluate")
-        self.values = {name: np.concatenate(parts) for name, parts in rows.items()}
+        self.values = {name: np.concatenate(parts) for name, parts in kept.items()}
 
     def errors(self) -> list[dict[str, Any]]:
-        """One row over all states, then one per state; see :func:`error_row`."""
-        values = self.values
-        table = [error_row(values, None)]
-        for charge, multiplicity in np.unique(values["state"], axis=0).tolist():
-            table.append(error_row(values, (charge, multiplicity)))
-        return table
+        """One row over all states, then one per state; see :meth:`ErrorSums.row`."""
+        return [self._sums.row(state) for state in (None, *self._sums.states())]
 
 
-def error_row(
-    values: dict[str, Array], state: tuple[int, int] | None
-) -> dict[str, Any]:
-    """MAE and RMSE of energy (eV), forces (eV/Å) and charges (e) in one state.
-
-    Args:
-        values: As :class:`Predictions` collects them.
-        state: (charge, multiplicity), or None for all.
-    """
-    everything = np.ones(len(values["state"]), bool)
-    molecules = everything if state is None else (values["state"] == state).all(axis=1)
-    atoms = (
-        np.ones(len(values["atom_state"]), bool)
-        if state is None
-        else (values["atom_state"] == state).all(axis=1)
-    )
-    row: dict[str, Any] = {
-        "charge": None if state is None else state[0],
-        "multiplicity": None if state is None else state[1],
-        "molecules": int(molecules.sum()),
-    }
-    error = (values["energy"] - values["energy_label"])[molecules]
-    row |= _summary("energy", "ev", error)
-    row |= _summary("energy_per_atom", "ev", error / values["size"][molecules])
-    row |= _summary(
-        "forces", "ev_per_angstrom", (values["forces"] - values["forces_label"])[atoms]
-    )
-    row |= _summary(
-        "charges", "e", (values["charges"] - values["charges_label"])[atoms]
-    )
-    return row
-
-
-def _summary(name: str, unit: str, error: Array) -> dict[str, Any]:
-    known = error[np.isfinite(error)]
-    if known.size == 0:
-        return {f"{name}_mae_{unit}": None, f"{name}_rmse_{unit}": None}
+def _values(graph: Graph, out: dict[str, Any]) -> dict[str, Array]:
+    """Predicted and reference values of a graph without its padding."""
+    labels = graph.labels
+    if labels is None:
+        raise ValueError("the graph has no labels to compare with")
+    molecules, atoms = graph.molecule_mask, graph.atom_mask
+    count = len(molecules)
+    per_atom = np.asarray(out["energies"], np.float64)
+    state = np.stack([graph.total_charge, graph.spin_multiplicity], axis=1)
+    index = graph.molecule_index[atoms]
+    energy = np.bincount(graph.molecule_index, per_atom, minlength=count)
     return {
-        f"{name}_mae_{unit}": float(np.mean(np.abs(known))),
-        f"{name}_rmse_{unit}": float(np.sqrt(np.mean(known**2))),
+        "state": state[molecules],
+        "size": np.bincount(index, minlength=count)[molecules],
+        "energy": energy[molecules],
+        "energy_label": np.asarray(labels.energy, np.float64)[molecules],
+        "atom_state": state[index],
+        "forces": np.asarray(out["forces"], np.float64)[atoms],
+        "forces_label": np.asarray(labels.forces, np.float64)[atoms],
+        "charges": np.asarray(out["charges"], np.float64)[atoms],
+        "charges_label": np.asarray(labels.charges, np.float64)[atoms],
     }
 
 
@@ -150,16 +177,7 @@ def evaluate_potential(potential: Any, loader: Any) -> Predictions:
     Raises:
         ValueError: An element or state that the potential has not seen.
     """
-    dataset, rows = loader.dataset, loader.indices
-    charges, multiplicities = dataset.states_of(rows)
-    numbers = dataset.take("atomic_numbers", dataset.atom_rows(rows))
-    starts = np.concatenate([[0], np.cumsum(dataset.n_atoms[rows])])
-    for place, row in enumerate(rows):
-        state = ElectronicState(int(charges[place]), int(multiplicities[place]))
-        try:
-            potential.check(numbers[starts[place] : starts[place + 1]], state)
-        except ValueError as error:
-            raise ValueError(f"{dataset.path}, molecule {row}: {error}") from None
+    _check_known(potential, loader.dataset, loader.indices)
     references = ReferenceTable(
         dict(
             zip(
@@ -172,3 +190,34 @@ def evaluate_potential(potential: Any, loader: Any) -> Predictions:
     )
     graphs = map(references.subtract, loader.graphs(potential.config.cutoff))
     return Predictions(graphs, lambda graph: potential.run(graph, "forces"))
+
+
+def _check_known(potential: Any, dataset: PackedDataset, molecules: Array) -> None:
+    """Refuse molecules that the potential does not know, one example of each kind.
+
+    Raises:
+        ValueError: An element or state that the potential has not seen.
+    """
+    for rows in parts(molecules):
+        atoms = dataset.atom_rows(rows)
+        numbers = dataset.take("atomic_numbers", atoms).astype(np.int64)
+        sizes = dataset.n_atoms[rows]
+        first = np.cumsum(sizes) - sizes
+        unknown = ~np.isin(numbers, potential.elements)
+        # parity and range depend on the state and the protons, not on the atoms
+        kinds = np.column_stack(
+            [
+                *dataset.states_of(rows),
+                np.add.reduceat(numbers, first),
+                np.logical_or.reduceat(unknown, first),
+            ]
+        )
+        for place in np.sort(np.unique(kinds, axis=0, return_index=True)[1]):
+            state = ElectronicState(int(kinds[place, 0]), int(kinds[place, 1]))
+            mine = slice(first[place], first[place] + sizes[place])
+            try:
+                potential.check(numbers[mine], state)
+            except ValueError as error:
+                raise ValueError(
+                    f"{dataset.path}, molecule {int(rows[place])}: {error}"
+                ) from None

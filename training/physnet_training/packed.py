@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from physnet_training.durable import check_seal, read_json
 from physnet_training.layout import FIELDS, LABELS, REPORT
-from physnet_training.shard import FileProgress, Shard, parts
+from physnet_training.shard import FileProgress, Shard, merge_names, parts
 
 Array = NDArray[Any]
 
@@ -54,8 +54,8 @@ class PackedDataset:
                 mine = slice(self._starts[index], self._starts[index + 1] + 1)
                 start = self._atom_starts[index]
                 np.add(shard.offsets, start, out=self.offsets[mine])
-        self.levels, self._level_maps = _merge(shards, "levels")
-        self.groups, self._group_maps = _merge(shards, "groups")
+        self.levels, self._level_maps = merge_names(shards, "levels")
+        self.groups, self._group_maps = merge_names(shards, "groups")
 
     @classmethod
     def open(
@@ -185,6 +185,14 @@ class PackedDataset:
         """
         return self.take_all([name], rows)[name]
 
+    def span(self, name: str, start: int, end: int) -> Array:
+        """``take`` for consecutive rows, read-only: a view where that is possible."""
+        array = self._shards[0].arrays.get(name)
+        if len(self._shards) == 1 and array is not None:
+            if array.dtype == FIELDS[name].dtype:
+                return array[start:end]
+        return self.take(name, np.arange(start, end))
+
     def take_all(self, names: Sequence[str], rows: Array) -> dict[str, Array]:
         """``take`` for several fields, all per molecule or all per atom."""
         if len(self._shards) == 1:
@@ -287,13 +295,3 @@ class PackedDataset:
                 finite = np.logical_and.reduceat(finite, first)
             count += int(finite.sum())
         return count
-
-
-def _merge(shards: list[Shard], key: str) -> tuple[tuple[str, ...], list[Array]]:
-    """Names of all shards, and per shard old index -> new index (last entry: -1)."""
-    names: dict[str, int] = {}
-    maps = []
-    for shard in shards:
-        mine = [names.setdefault(n, len(names)) for n in shard.manifest.get(key, [])]
-        maps.append(np.array([*mine, -1], dtype=np.int64))
-    return tuple(names), maps

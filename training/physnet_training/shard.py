@@ -187,6 +187,16 @@ def parts(rows: Array | range) -> Iterator[Array]:
         yield np.asarray(rows[start : start + _PART])
 
 
+def merge_names(shards: list[Shard], key: str) -> tuple[tuple[str, ...], list[Array]]:
+    """Names of all shards, and per shard old index -> new index (last entry: -1)."""
+    names: dict[str, int] = {}
+    maps = []
+    for shard in shards:
+        mine = [names.setdefault(n, len(names)) for n in shard.manifest.get(key, [])]
+        maps.append(np.array([*mine, -1], dtype=np.int64))
+    return tuple(names), maps
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a directory, empty where there is none.
 
