@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from physnet_training import convert_job
+from physnet_training import convert_job, convert_processes
 from physnet_training.convert import convert
 from physnet_training.packed import PackedDataset
 
@@ -133,6 +133,19 @@ def test_wrong_requests(sources, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         convert(sources, tmp_path / "absent", **options)
     assert not (tmp_path / "absent").exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_process_that_was_killed_is_reported(sources, tmp_path, monkeypatch):
+    start = convert_processes._Worker.convert
+
+    def start_and_kill(worker, index):
+        start(worker, index)
+        worker.process.kill()
+
+    monkeypatch.setattr(convert_processes._Worker, "convert", start_and_kill)
+    with pytest.raises(RuntimeError, match=r"\.npz: the process .* ended with code -9"):
+        convert(sources, tmp_path / "set", workers=2)
     assert not list(tmp_path.glob(".*"))
 
 

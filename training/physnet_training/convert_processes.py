@@ -1,4 +1,4 @@
-"""Several sources at a time, each in a process that ends with the command.
+"""Several sources at a time, in processes that end with the command.
 
 The processes are plain commands that read a task and write lines of JSON: nothing of
 the caller's program is imported again, so any script may call a conversion.
@@ -10,13 +10,14 @@ import queue
 import subprocess
 import sys
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from physnet_training.convert_job import Source, Workspace
 from physnet_training.convert_source import convert_source
@@ -57,125 +58,161 @@ def convert_sources(
     return _Pool(workspace, on_progress).run(workers)
 
 
+class _Worker:
+    """A process that converts one source after another.
+
+    Args:
+        number: Names it in the events.
+        workspace: Whose lock it inherits.
+        events: Gets what it says, then None when it has ended.
+    """
+
+    def __init__(
+        self, number: int, workspace: Workspace, events: "queue.SimpleQueue[_Event]"
+    ) -> None:
+        self.source: int | None = None  # what it is converting
+        self._job, self._folder = workspace.job, workspace.source
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "physnet_training.convert_processes"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            pass_fds=[workspace.lock] if os.name == "posix" else [],
+            start_new_session=True,  # Ctrl-C is for this one, which ends the others
+        )
+
+        def listen() -> None:
+            for line in self.process.stdout or ():
+                events.put((number, json.loads(line)))
+            events.put((number, None))
+
+        self._listener = threading.Thread(target=listen, daemon=True)
+        self._listener.start()
+
+    def convert(self, index: int) -> None:
+        """Start with a source."""
+        source = self._job.sources[index]
+        task = {
+            "path": str(source.path),
+            "options": asdict(source.options),
+            "folder": str(self._folder(index)),
+            "piece_molecules": self._job.piece_molecules,
+            "on_invalid": self._job.on_invalid,
+        }
+        self.source = index
+        if self.process.stdin is not None:
+            with suppress(BrokenPipeError):  # it died; the listener reports that
+                self.process.stdin.write(json.dumps(task) + "\n")
+                self.process.stdin.flush()
+
+    def end(self) -> None:
+        """Nothing more to do: the end of its input ends the process."""
+        if self.process.stdin is not None:
+            with suppress(BrokenPipeError):
+                self.process.stdin.close()
+        self.process.wait()
+        self._listener.join()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+    def kill(self) -> None:
+        """End it now; what it has not finished stays hidden."""
+        self.process.kill()
+        self.end()
+
+
 class _Pool:
-    """Runs the tasks and reads what their processes say, one thread for each."""
+    """Hands the sources to the workers and hears what they say."""
 
     def __init__(self, workspace: Workspace, on_progress: SourceProgress) -> None:
         self.workspace = workspace
         self.on_progress = on_progress
         self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
-        self._running: dict[int, subprocess.Popen[str]] = {}
+        self._workers: dict[int, _Worker] = {}
+        self._waiting = deque(range(len(workspace.job.sources)))
         self._reports: dict[int, SourceReport] = {}
 
     def run(self, workers: int) -> list[SourceReport]:
         """Convert all sources, at most ``workers`` at a time."""
-        sources = self.workspace.job.sources
-        waiting = deque(range(len(sources)))
+        count = len(self._waiting)
         try:
-            while waiting or self._running:
-                while waiting and len(self._running) < workers:
-                    self._start(waiting.popleft())
+            for number in range(min(workers, count)):
+                worker = _Worker(number, self.workspace, self._events)
+                self._workers[number] = worker
+                worker.convert(self._waiting.popleft())
+            while len(self._reports) < count:
                 self._handle(*self._events.get())
         finally:
-            for process in self._running.values():
-                process.kill()
-                _close(process)
-        return [self._reports[index] for index in range(len(sources))]
+            for worker in self._workers.values():
+                worker.kill()
+        return [self._reports[index] for index in range(count)]
 
-    def _start(self, index: int) -> None:
-        job = self.workspace.job
-        source = job.sources[index]
-        task = {
-            "path": str(source.path),
-            "options": asdict(source.options),
-            "folder": str(self.workspace.source(index)),
-            "piece_molecules": job.piece_molecules,
-            "on_invalid": job.on_invalid,
-        }
-        command = [sys.executable, "-P", "-m", "physnet_training.convert_processes"]
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            pass_fds=[self.workspace.lock] if os.name == "posix" else [],
-            start_new_session=True,  # Ctrl-C is for this one, which ends the others
-        )
-        self._running[index] = process
-        if process.stdin is None or process.stdout is None:
-            raise RuntimeError("a process was started without pipes")
-        with suppress(BrokenPipeError):  # it died at once; its exit code is reported
-            # The pipe stays open: its end tells the process that this one is gone.
-            process.stdin.write(json.dumps(task) + "\n")
-            process.stdin.flush()
-        threading.Thread(
-            target=self._listen, args=(index, process.stdout), daemon=True
-        ).start()
-
-    def _listen(self, index: int, output: TextIO) -> None:
-        with output:
-            for line in output:
-                self._events.put((index, json.loads(line)))
-        self._events.put((index, None))
-
-    def _handle(self, index: int, event: dict[str, Any] | None) -> None:
-        path = self.workspace.job.sources[index].path
+    def _handle(self, number: int, event: dict[str, Any] | None) -> None:
+        worker = self._workers[number]
+        if worker.source is None:
+            return
         if event is None:
-            process = self._running.pop(index)
-            _close(process)
-            if index not in self._reports:
-                raise RuntimeError(
-                    f"{path}: the process that converted it ended with code "
-                    f"{process.returncode} (-9: killed, often for want of memory); "
-                    "run the same command again, with --workers 1 if memory is short"
-                )
-        elif "count" in event:
-            self.on_progress(index, event["count"])
+            worker.end()
+            raise RuntimeError(
+                f"{self.workspace.job.sources[worker.source].path}: the process that "
+                f"converted it ended with code {worker.process.returncode} (-9: "
+                "killed, often for want of memory; 1: its error stands above); run the "
+                "same command again, with --workers 1 if memory is short"
+            )
+        if "count" in event:
+            self.on_progress(worker.source, event["count"])
         elif "report" in event:
-            self._reports[index] = SourceReport(**event["report"])
+            self._reports[worker.source] = SourceReport(**event["report"])
+            worker.source = None
+            if self._waiting:
+                worker.convert(self._waiting.popleft())
         elif "errno" in event:
             raise OSError(event["errno"], event["error"])
         else:
             raise ValueError(event["error"])
 
 
-def _close(process: "subprocess.Popen[str]") -> None:
-    with suppress(BrokenPipeError):
-        if process.stdin is not None:
-            process.stdin.close()
-    process.wait()
-
-
 def main() -> None:
-    """What a process of the pool does: one task, read from standard input."""
-    task = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_the_caller, daemon=True).start()
+    """What a worker does: tasks from its input, until that ends with the caller."""
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever a library prints must not get between the messages
+    tasks: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            tasks.put(json.loads(line))
+        os._exit(0)  # what is unfinished stays hidden and is removed by the next run
+
+    def say(message: dict[str, Any]) -> None:
+        channel.write(json.dumps(message) + "\n")
+        channel.flush()
+
+    threading.Thread(target=read, daemon=True).start()
+    try:
+        while True:
+            say(_work(tasks.get(), lambda count: say({"count": count})))
+    except Exception:
+        traceback.print_exc()
+        os._exit(1)  # not the normal exit, for which the thread holds a lock
+
+
+def _work(task: dict[str, Any], on_progress: Callable[[int], None]) -> dict[str, Any]:
+    """Convert one source; its report, or its error, as a message."""
     try:
         report = convert_source(
             Source(Path(task["path"]), ReadOptions(**task["options"])),
             Path(task["folder"]),
             piece_molecules=task["piece_molecules"],
             on_invalid=task["on_invalid"],
-            on_progress=lambda count: _say({"count": count}),
+            on_progress=on_progress,
         )
     except ValueError as error:
-        _say({"error": str(error)})
+        return {"error": str(error)}
     except OSError as error:
-        _say({"error": f"{error.strerror}: {error.filename}", "errno": error.errno})
-    else:
-        _say({"report": asdict(report)})
-
-
-def _end_with_the_caller() -> None:
-    while os.read(0, 1024):  # not sys.stdin, whose lock would block the normal exit
-        pass
-    os._exit(1)  # what is unfinished stays hidden and is removed by the next run
-
-
-def _say(message: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(message) + "\n")
-    sys.stdout.flush()
+        place = f": {error.filename}" if error.filename else ""
+        return {"error": f"{error.strerror}{place}", "errno": error.errno}
+    return {"report": asdict(report)}
 
 
 if __name__ == "__main__":
