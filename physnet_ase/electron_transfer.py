@@ -13,7 +13,8 @@ from physnet_ase.levels import (
     start_state,
     vertical_energies,
 )
-from physnet_ase.relaxation import Relaxation, relax
+from physnet_ase.minima import Minimum, check_zero_point, settle, zero_point_energies
+from physnet_ase.relaxation import Relaxation
 from physnet_ase.results import (
     EnergyDifference,
     Kind,
@@ -22,7 +23,6 @@ from physnet_ase.results import (
     one_or_many,
 )
 from physnet_ase.state import ElectronicState, as_state, with_state
-from physnet_ase.zero_point import check_zero_point, zero_point_energies
 
 _DEFAULT = Relaxation()
 
@@ -51,7 +51,8 @@ def ionization_energy(
         to_state: State of the ion. By default the lowest in energy, at the initial
             geometry, of the multiplicities m±1 that the model has seen.
         relaxation: How geometries are relaxed.
-        zero_point: Add the zero-point energies of the two minima; adiabatic only.
+        zero_point: Add the zero-point energies of the two minima, and make sure that
+            they are minima; adiabatic only.
 
     Raises:
         ValueError: A state cannot be evaluated, or the model has seen no ion.
@@ -86,7 +87,8 @@ def electron_affinity(
         to_state: State of the anion. By default the lowest in energy, at the initial
             geometry, of the multiplicities m±1 that the model has seen.
         relaxation: How geometries are relaxed.
-        zero_point: Add the zero-point energies of the two minima; adiabatic only.
+        zero_point: Add the zero-point energies of the two minima, and make sure that
+            they are minima; adiabatic only.
 
     Raises:
         ValueError: A state cannot be evaluated, or the model has seen no anion.
@@ -125,28 +127,22 @@ def reorganization_energy(
     results = []
     for molecule in atoms:
         start = start_state(molecule, calculator, from_state)
-        couple = relaxed_couple(molecule, start, to_state, calculator, relaxation)
-        (minimum_a, minimum_b), end = couple.geometries, couple.states[1]
+        end, first, second = relaxed_couple(
+            molecule, start, to_state, calculator, relaxation
+        )
+        geometries = first.geometry, second.geometry
         at_a, at_b = vertical_energies(
-            [minimum_a, minimum_b], calculator, [[start, end], [end, start]]
+            geometries, calculator, [[start, end], [end, start]]
         )
         results.append(
             ReorganizationEnergy(
                 at_a[1] - at_b[0] + at_b[1] - at_a[0],
                 (start, end),
                 at_a + at_b,
-                (minimum_a, minimum_b),
+                geometries,
             )
         )
     return results
-
-
-class Couple(NamedTuple):
-    """A molecule relaxed in two states."""
-
-    states: tuple[ElectronicState, ElectronicState]
-    energies: tuple[float, float]  # eV
-    geometries: tuple[Atoms, Atoms]
 
 
 def relaxed_couple(
@@ -155,22 +151,27 @@ def relaxed_couple(
     to_state: State | None,
     calculator: PhysNetCalculator,
     relaxation: Relaxation,
-) -> Couple:
+    *,
+    proven: bool = False,
+) -> tuple[ElectronicState, Minimum, Minimum]:
     """Relax in one state, and from there in another, by default the lowest cation's.
+
+    Returns:
+        The other state, and both minima.
 
     Raises:
         ValueError: A state cannot be evaluated, or the model has seen no cation.
-        RuntimeError: A relaxation did not converge.
+        RuntimeError: A relaxation did not converge, or if ``proven`` not to a minimum.
     """
-    first, energy = relax(molecule, start, calculator, relaxation)
+    first = settle(molecule, start, calculator, relaxation, proven=proven)
     if to_state is None:
         candidates = ion_states(molecule, calculator, start, +1)
-        [row] = vertical_energies([first], calculator, [candidates])
+        [row] = vertical_energies([first.geometry], calculator, [candidates])
         end = lowest(candidates, row)
     else:
         end = as_state(to_state)
-    second, end_energy = relax(first, end, calculator, relaxation)
-    return Couple((start, end), (energy, end_energy), (first, second))
+    second = settle(first.geometry, end, calculator, relaxation, proven=proven)
+    return end, first, second
 
 
 class _Request(NamedTuple):
@@ -198,41 +199,47 @@ def _charge_change(
         final_states(molecule, calculator, start, request.to_state, change)
         for molecule, start in zip(molecules, starts, strict=True)
     ]
-    adiabatic = request.kind == "adiabatic"
     initial = [
-        relax(molecule, start, calculator, relaxation)[0]
-        if adiabatic
-        else with_state(molecule, start)
+        _reached(molecule, start, calculator, request, relaxation)
         for molecule, start in zip(molecules, starts, strict=True)
     ]
-    batch = [[start, *mine] for start, mine in zip(starts, finals, strict=True)]
+    rows = vertical_energies(
+        [one.geometry for one in initial],
+        calculator,
+        [[start, *mine] for start, mine in zip(starts, finals, strict=True)],
+    )
     differences = []
-    for geometry, start, mine, row in zip(
-        initial,
-        starts,
-        finals,
-        vertical_energies(initial, calculator, batch),
-        strict=True,
-    ):
+    for before, start, mine, row in zip(initial, starts, finals, rows, strict=True):
         end = lowest(mine, row[1:])
-        energy = min(row[1:])
-        final = with_state(geometry, end)
-        if adiabatic:
-            final, energy = relax(geometry, end, calculator, relaxation)
-        corrections = zero_point_energies(
-            (geometry, final), calculator, wanted=request.zero_point
-        )
-        rise = energy - row[0]
+        after = _reached(before.geometry, end, calculator, request, relaxation)
+        adiabatic = request.kind == "adiabatic"
+        energies = row[0], after.energy if adiabatic else min(row[1:])
+        corrections = zero_point_energies((before, after))
+        rise = energies[1] - energies[0]
         if corrections is not None:
             rise += corrections[1] - corrections[0]
         differences.append(
             EnergyDifference(
-                change * rise,
+                request.charge_change * rise,
                 (start, end),
-                (row[0], energy),
-                (geometry, final),
+                energies,
+                (before.geometry, after.geometry),
                 request.kind,
                 zero_point_energies=corrections,
             )
         )
     return differences
+
+
+def _reached(
+    atoms: Atoms,
+    state: ElectronicState,
+    calculator: PhysNetCalculator,
+    request: _Request,
+    relaxation: Relaxation,
+) -> Minimum:
+    """The geometry of a state: relaxed, or for vertical energies as it is."""
+    if request.kind == "vertical":
+        # Its energy is known from the batch of all states.
+        return Minimum(with_state(atoms, state), float("nan"), None)
+    return settle(atoms, state, calculator, relaxation, proven=request.zero_point)

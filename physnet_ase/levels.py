@@ -7,7 +7,6 @@ from ase import Atoms
 
 from physnet_ase.batch_evaluation import Result
 from physnet_ase.calculator import PhysNetCalculator
-from physnet_ase.relaxation import Relaxation, relax
 from physnet_ase.results import Kind, State
 from physnet_ase.state import ElectronicState, as_state, is_possible, signed, with_state
 
@@ -141,33 +140,6 @@ def vertical_energies(
     """
     rows = evaluate_states(molecules, calculator, states, ("energy",))
     return [tuple(float(result.energy) for result in row) for row in rows]
-
-
-def level_energies(
-    molecules: Sequence[Atoms],
-    calculator: PhysNetCalculator,
-    states: Sequence[Sequence[ElectronicState]],
-    kind: Kind,
-    relaxation: Relaxation,
-) -> list[tuple[tuple[Atoms, ...], Energies]]:
-    """Geometries and energies (eV) of each molecule in each of its states.
-
-    Raises:
-        ValueError: ``kind`` is unknown, or a state cannot be evaluated.
-        RuntimeError: An adiabatic relaxation did not converge.
-    """
-    check_kind(kind)
-    if kind == "vertical":
-        energies = vertical_energies(molecules, calculator, states)
-        return [
-            (tuple(with_state(molecule, state) for state in mine), row)
-            for molecule, mine, row in zip(molecules, states, energies, strict=True)
-        ]
-    levels = []
-    for molecule, mine in zip(molecules, states, strict=True):
-        relaxed = [relax(molecule, state, calculator, relaxation) for state in mine]
-        levels.append((tuple(r[0] for r in relaxed), tuple(r[1] for r in relaxed)))
-    return levels
 
 
 def check_kind(kind: Kind) -> None:

@@ -8,13 +8,19 @@ import numpy as np
 from ase import Atoms
 
 from physnet_ase.calculator import PhysNetCalculator
+from physnet_ase.minima import (
+    Minimum,
+    proven_minimum,
+    proven_vibrations,
+    settle,
+    zero_point_energies,
+)
 from physnet_ase.proton_sites import possible_sites, protonated
 from physnet_ase.relaxation import Relaxation, relax
 from physnet_ase.results import Levels, one_or_many
 from physnet_ase.state import ElectronicState, as_integer, signed
 from physnet_ase.thermodynamics import thermochemistry_of
 from physnet_ase.units import BOLTZMANN
-from physnet_ase.zero_point import minimum_vibrations
 
 Site = int | str | Atoms
 """An atom's index, "all" atoms heavier than hydrogen, or the protonated structure."""
@@ -138,22 +144,28 @@ def _proton_affinity(
         allow_unseen_states=calculator.allow_unseen_states,
     )
     places = _places(molecule, site, acid_state)
-    base, energy = relax(molecule, state, calculator, relaxation)
+    proven = corrections.zero_point or corrections.temperature is not None
+    base = settle(molecule, state, calculator, relaxation, proven=proven)
     tried = [
-        _relaxed(base, place, acid_state, calculator, relaxation) for place in places
+        _relaxed(base.geometry, place, acid_state, calculator, relaxation)
+        for place in places
     ]
-    best, acid = min(tried, key=lambda one: one[0].energy)
-    zero_points, thermal = _thermal((base, acid), calculator, corrections)
+    best, geometry = min(tried, key=lambda one: one[0].energy)
+    acid = Minimum(geometry, best.energy, None)
+    if proven:
+        acid = proven_minimum(geometry, calculator, relaxation)
+    zero_points = zero_point_energies((base, acid))
+    thermal = _thermal((base, acid), corrections.temperature)
     kinetic = 2.5 * BOLTZMANN * (corrections.temperature or 0.0)
-    value = energy + corrections.proton_energy + kinetic - best.energy
+    value = base.energy + corrections.proton_energy + kinetic - acid.energy
     for pair in (zero_points, thermal):
         if pair is not None:
             value += pair[0] - pair[1]
     return ProtonAffinity(
         value,
         (state, acid_state),
-        (energy, best.energy),
-        (base, acid),
+        (base.energy, acid.energy),
+        (base.geometry, acid.geometry),
         site=best.bound_to,
         sites=tuple(one for one, _ in tried),
         thermal_enthalpies=thermal,
@@ -228,19 +240,15 @@ def _places(
 
 
 def _thermal(
-    pair: tuple[Atoms, Atoms], calculator: PhysNetCalculator, corrections: _Corrections
-) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
-    """Zero-point energies, and what enthalpies hold beyond, of base and acid in eV."""
-    if not corrections.zero_point and corrections.temperature is None:
-        return None, None
-    base, acid = minimum_vibrations(pair, calculator)
-    zero_points = (base.value, acid.value)
-    if corrections.temperature is None:
-        return zero_points, None
-    rises = [
-        thermochemistry_of(one, corrections.temperature).enthalpy
-        - one.energies[0]
-        - one.value
-        for one in (base, acid)
-    ]
-    return zero_points, (rises[0], rises[1])
+    pair: tuple[Minimum, Minimum], temperature: float | None
+) -> tuple[float, float] | None:
+    """What the enthalpies of base and acid hold beyond energy and zero point, in eV."""
+    if temperature is None:
+        return None
+    first, second = (
+        thermochemistry_of(found, temperature).enthalpy
+        - found.energies[0]
+        - found.value
+        for found in proven_vibrations(pair)
+    )
+    return first, second

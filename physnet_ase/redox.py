@@ -8,11 +8,12 @@ import numpy as np
 from ase import Atoms
 
 from physnet_ase.calculator import PhysNetCalculator
-from physnet_ase.electron_transfer import Couple, relaxed_couple
+from physnet_ase.electron_transfer import relaxed_couple
+from physnet_ase.minima import Minimum, proven_vibrations
 from physnet_ase.relaxation import Relaxation
 from physnet_ase.results import Observable, State, one_or_many
+from physnet_ase.state import ElectronicState, as_state
 from physnet_ase.thermodynamics import thermochemistry_of
-from physnet_ase.zero_point import minimum_vibrations
 
 REFERENCE_ELECTRODES = {
     "SHE": 4.281,
@@ -111,26 +112,29 @@ def redox_potential(
                 f"molecule; got pbc={molecule.pbc.tolist()}"
             )
         start = calculator.resolve_state(molecule)
-        couple = relaxed_couple(molecule, start, to_state, calculator, relaxation)
-        charge_change = couple.states[1].charge - couple.states[0].charge
-        if charge_change == 0:
-            raise ValueError(
-                f"a redox couple needs two charges; {couple.states[0]} and "
-                f"{couple.states[1]} have the same"
-            )
-        corrections = _gibbs_corrections(couple, calculator, temperature)
+        if to_state is not None:
+            _check_charges(start, as_state(to_state))
+        end, *pair = relaxed_couple(
+            molecule,
+            start,
+            to_state,
+            calculator,
+            relaxation,
+            proven=temperature is not None,
+        )
+        energies = pair[0].energy, pair[1].energy
+        corrections = _gibbs_corrections(pair, temperature)
         first, second = (
             sum(parts)
-            for parts in zip(
-                couple.energies, corrections or (0.0, 0.0), solvated, strict=True
-            )
+            for parts in zip(energies, corrections or (0.0, 0.0), solvated, strict=True)
         )
+        charge_change = end.charge - start.charge
         results.append(
             RedoxPotential(
                 (second - first) / charge_change - zero,
-                couple.states,
-                couple.energies,
-                couple.geometries,
+                (start, end),
+                energies,
+                (pair[0].geometry, pair[1].geometry),
                 num_electrons=abs(charge_change),
                 reference=name,
                 reference_potential=zero,
@@ -172,13 +176,21 @@ def _solvation(given: Sequence[Any] | None, count: int) -> list[tuple[float, flo
     return [(float(start), float(end)) for start, end in pairs]
 
 
+def _check_charges(start: ElectronicState, end: ElectronicState) -> None:
+    if start.charge == end.charge:
+        raise ValueError(
+            f"a redox couple needs two charges; {start} and {end} have the same"
+        )
+
+
 def _gibbs_corrections(
-    couple: Couple, calculator: PhysNetCalculator, temperature: float | None
+    pair: Sequence[Minimum], temperature: float | None
 ) -> tuple[float, float] | None:
+    """G(T) − E of both in eV."""
     if temperature is None:
         return None
     first, second = (
         thermochemistry_of(found, temperature).gibbs_energy - found.energies[0]
-        for found in minimum_vibrations(couple.geometries, calculator)
+        for found in proven_vibrations(pair)
     )
     return first, second

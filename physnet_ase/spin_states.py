@@ -6,7 +6,8 @@ from dataclasses import replace
 from ase import Atoms
 
 from physnet_ase.calculator import PhysNetCalculator
-from physnet_ase.levels import level_energies, seen_states
+from physnet_ase.levels import seen_states
+from physnet_ase.minima import level_energies
 from physnet_ase.relaxation import Relaxation
 from physnet_ase.results import (
     EnergyDifference,
@@ -16,7 +17,6 @@ from physnet_ase.results import (
     one_or_many,
 )
 from physnet_ase.state import ElectronicState, as_state, num_electrons, signed
-from physnet_ase.zero_point import check_zero_point, zero_point_energies
 
 _DEFAULT = Relaxation()
 
@@ -41,7 +41,8 @@ def singlet_triplet_gap(
         calculator: The calculator; its settings resolve the charge.
         kind: "vertical" at the given geometry, "adiabatic" between the two minima.
         relaxation: How geometries are relaxed.
-        zero_point: Add the zero-point energy of each minimum; adiabatic only.
+        zero_point: Add the zero-point energy of each minimum, and make sure that it is
+            one; adiabatic only.
 
     Raises:
         ValueError: An odd number of electrons, or a state that cannot be evaluated.
@@ -91,7 +92,8 @@ def spin_ladder(
         calculator: The calculator; its settings resolve the charge.
         kind: "vertical" at the given geometry, "adiabatic" each at its own minimum.
         relaxation: How geometries are relaxed.
-        zero_point: Add the zero-point energy of each minimum; adiabatic only.
+        zero_point: Add the zero-point energy of each minimum, and make sure that it is
+            one; adiabatic only.
 
     Raises:
         ValueError: The model has seen no state of this charge that is possible here.
@@ -126,7 +128,8 @@ def scan_states(
             every seen state that is possible for the molecule.
         kind: "vertical" at the given geometry, "adiabatic" each at its own minimum.
         relaxation: How geometries are relaxed.
-        zero_point: Add the zero-point energy of each minimum; adiabatic only.
+        zero_point: Add the zero-point energy of each minimum, and make sure that it is
+            one; adiabatic only.
 
     Raises:
         ValueError: A state cannot be evaluated, or there is none.
@@ -152,18 +155,18 @@ def _state_energies(
 ) -> list[StateEnergies]:
     """Energies at the kind of level, with zero-point energies if its second says so."""
     kind, zero_point = levels
-    check_zero_point(kind, zero_point)
     results = []
-    found = level_energies(molecules, calculator, states, kind, relaxation)
-    for mine, (geometries, energies) in zip(states, found, strict=True):
-        corrections = zero_point_energies(geometries, calculator, wanted=zero_point)
+    found = level_energies(
+        molecules, calculator, states, kind, relaxation, zero_point=zero_point
+    )
+    for mine, level in zip(states, found, strict=True):
         plain = StateEnergies(
             0.0,
             tuple(mine),
-            energies,
-            geometries,
+            level.energies,
+            level.geometries,
             kind,
-            zero_point_energies=corrections,
+            zero_point_energies=level.zero_point_energies,
         )
         ordered = sorted(plain.relative_energies)
         results.append(replace(plain, value=ordered[1] if len(ordered) > 1 else 0.0))

@@ -2,6 +2,7 @@
 
 import inspect
 
+import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import molecule
@@ -16,7 +17,7 @@ from physnet_ase import (
     spin_ladder,
     vibrations,
 )
-from physnet_ase.observables import Relaxation
+from physnet_ase.observables import Relaxation, Vibrations
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +74,28 @@ def test_vertical_energies_have_no_zero_point(calculator, hydroxyl):
         scan_states([hydroxyl], calculator, [(0, 2)], zero_point=True)
 
 
-def test_a_ridge_is_an_error_that_says_what_to_do(calculator):
+def test_a_ridge_is_left_for_the_minimum_below(calculator):
     flat = molecule("NH3")
     flat.positions[:, 2] = 0.0
-    with pytest.raises(RuntimeError, match=r"1 imaginary mode at \d+i cm.*displaced"):
+    ridge = scan_states(flat, calculator, [(0, 1)], "adiabatic")
+    result = scan_states(flat, calculator, [(0, 1)], "adiabatic", zero_point=True)
+    assert np.ptp(ridge.geometries[0].positions[:, 2]) < 1e-3
+    assert np.ptp(result.geometries[0].positions[:, 2]) > 0.2
+    assert result.energies[0] < ridge.energies[0] - 0.1
+    pyramid = vibrations(molecule("NH3"), calculator, relaxation=Relaxation())
+    assert result.zero_point_energies[0] == pytest.approx(pyramid.value, abs=2e-3)
+    assert flat.positions[:, 2].any() == 0
+
+
+def test_a_ridge_that_cannot_be_left_is_an_error(calculator, monkeypatch):
+    flat = molecule("NH3")
+    flat.positions[:, 2] = 0.0
+    # Whoever moves along the mode by nothing arrives nowhere.
+    stay = Vibrations.displaced
+    monkeypatch.setattr(
+        Vibrations, "displaced", lambda self, mode: stay(self, mode, amplitude=0.0)
+    )
+    with pytest.raises(RuntimeError, match=r"no minimum, 1 imaginary mode at \d+i cm"):
         scan_states(flat, calculator, [(0, 1)], "adiabatic", zero_point=True)
 
 

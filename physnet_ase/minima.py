@@ -1,0 +1,142 @@
+"""Minima of molecules in their states: relaxed, and proven where that is asked."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ase import Atoms
+
+from physnet_ase.calculator import PhysNetCalculator
+from physnet_ase.harmonic import Vibrations, vibrations
+from physnet_ase.levels import Energies, check_kind, vertical_energies
+from physnet_ase.relaxation import Relaxation, relax
+from physnet_ase.results import Kind
+from physnet_ase.state import ElectronicState, with_state
+
+_DESCENTS = 3
+"""How often a ridge is left downhill before a relaxation counts as failed."""
+
+
+class Minimum(NamedTuple):
+    """A relaxed geometry, with its vibrations where it was proven to be a minimum."""
+
+    geometry: Atoms
+    energy: float  # eV
+    vibrations: Vibrations | None
+
+
+class Levels(NamedTuple):
+    """A molecule in each of its states."""
+
+    geometries: tuple[Atoms, ...]
+    energies: Energies  # eV
+    zero_point_energies: tuple[float, ...] | None  # eV
+
+
+def check_zero_point(kind: Kind, zero_point: bool) -> None:
+    """Raise when a zero-point correction is asked for vertical energies.
+
+    Raises:
+        ValueError: It is.
+    """
+    if zero_point and kind == "vertical":
+        raise ValueError(
+            "zero_point=True needs kind='adiabatic': a vertical energy ends at a "
+            "geometry that is no minimum of the final state and has no zero-point level"
+        )
+
+
+def settle(
+    atoms: Atoms,
+    state: ElectronicState,
+    calculator: PhysNetCalculator,
+    relaxation: Relaxation,
+    *,
+    proven: bool = False,
+) -> Minimum:
+    """Relax in one state; ``proven`` makes sure that the end is a minimum.
+
+    Raises:
+        ValueError: The structure or its state cannot be evaluated.
+        RuntimeError: The relaxation did not converge, or not to a minimum.
+    """
+    geometry, energy = relax(atoms, state, calculator, relaxation)
+    if not proven:
+        return Minimum(geometry, energy, None)
+    return proven_minimum(geometry, calculator, relaxation)
+
+
+def proven_minimum(
+    geometry: Atoms, calculator: PhysNetCalculator, relaxation: Relaxation
+) -> Minimum:
+    """The minimum at, or below, a relaxed geometry.
+
+    A molecule that starts symmetric stays so, on a ridge if need be: planar H2CO whose
+    anion is a pyramid. From there it is moved along its imaginary mode and relaxed
+    again.
+
+    Args:
+        geometry: Relaxed; its ``info`` holds the state.
+        calculator: The calculator.
+        relaxation: How to relax again.
+
+    Raises:
+        RuntimeError: A relaxation did not converge, or ended on a ridge every time.
+    """
+    found = vibrations(geometry, calculator, fmax=None)
+    for _ in range(_DESCENTS):
+        if not found.imaginary.any():
+            break
+        lower, _ = relax(found.displaced(0), found.states[0], calculator, relaxation)
+        found = vibrations(lower, calculator, fmax=None)
+    found.check_minimum()
+    return Minimum(found.geometries[0], found.energies[0], found)
+
+
+def zero_point_energies(minima: Sequence[Minimum]) -> tuple[float, ...] | None:
+    """½ Σ ħω of each in eV; ``None`` unless all were proven."""
+    known = proven_vibrations(minima)
+    return tuple(one.value for one in known) if len(known) == len(minima) else None
+
+
+def proven_vibrations(minima: Sequence[Minimum]) -> list[Vibrations]:
+    """Vibrations of those that were proven."""
+    return [one.vibrations for one in minima if one.vibrations is not None]
+
+
+def level_energies(
+    molecules: Sequence[Atoms],
+    calculator: PhysNetCalculator,
+    states: Sequence[Sequence[ElectronicState]],
+    kind: Kind,
+    relaxation: Relaxation,
+    *,
+    zero_point: bool = False,
+) -> list[Levels]:
+    """Geometries and energies of each molecule in each of its states.
+
+    Raises:
+        ValueError: ``kind`` is unknown, or a state cannot be evaluated.
+        RuntimeError: An adiabatic relaxation did not converge, or not to a minimum.
+    """
+    check_kind(kind)
+    check_zero_point(kind, zero_point)
+    if kind == "vertical":
+        energies = vertical_energies(molecules, calculator, states)
+        return [
+            Levels(tuple(with_state(molecule, state) for state in mine), row, None)
+            for molecule, mine, row in zip(molecules, states, energies, strict=True)
+        ]
+    levels = []
+    for molecule, mine in zip(molecules, states, strict=True):
+        minima = [
+            settle(molecule, state, calculator, relaxation, proven=zero_point)
+            for state in mine
+        ]
+        levels.append(
+            Levels(
+                tuple(one.geometry for one in minima),
+                tuple(one.energy for one in minima),
+                zero_point_energies(minima),
+            )
+        )
+    return levels
