@@ -132,7 +132,7 @@ def test_killed_while_processes_run(killed, sources, tmp_path):
     assert not killed.exists()
 
 
-def test_other_commands_do_not_mix_in(killed, sources, tmp_path, write_source):
+def test_other_commands_do_not_mix_in(killed, sources, tmp_path):
     target = tmp_path / "set"
     with pytest.raises(ValueError, match=r"its sources were .*a\.npz, .*b\.npz\. Run"):
         convert(sources[:1], target, shard_molecules=5)
@@ -140,10 +140,19 @@ def test_other_commands_do_not_mix_in(killed, sources, tmp_path, write_source):
         convert(sources, target)
     with pytest.raises(ValueError, match=r"level of .*b\.npz was None, is 'HF'"):
         convert(sources, target, shard_molecules=5, level="HF")
-    write_source(sources[1], [4] * 6, seed=2)
-    with pytest.raises(ValueError, match=r"bytes of .*b\.npz was .*remove .*\.partial"):
-        convert(sources, target, shard_molecules=5)
+    with pytest.raises(ValueError, match=r"remove .*\.set\.partial to start anew"):
+        convert(sources, target, shard_molecules=4, on_invalid="skip")
     assert not target.exists()
+
+
+def test_a_corrected_source_is_read_anew(killed, sources, tmp_path, write_source):
+    first = killed / "source-00000" / "piece-00000" / "E.f64"
+    written = first.stat().st_mtime_ns
+    write_source(sources[1], [4] * 6, seed=3)
+    convert(sources, tmp_path / "set", shard_molecules=5, allow_missing=True)
+    assert (tmp_path / "set/shard-00000/E.f64").stat().st_mtime_ns == written
+    convert(sources, tmp_path / "straight", shard_molecules=5)
+    assert_same(contents(tmp_path / "set"), contents(tmp_path / "straight"))
 
 
 def test_error_keeps_finished_shards_for_a_milder_policy(

@@ -19,6 +19,7 @@ _log = logging.getLogger(__name__)
 
 SHARD_MOLECULES = 1_000_000
 """Most molecules of a shard, unless the user says otherwise."""
+_STAMP = ("bytes", "modified_ns")  # of a source
 MIN_KEPT = 10_000
 """After an error fewer finished molecules than these, and no whole shard, are not worth
 a folder that the user has to know about."""
@@ -140,8 +141,9 @@ class Workspace:
             return
         found = json.loads(self._job_file.read_text(encoding="utf-8"))
         wanted = describe(self.job)
-        if found["on_invalid"] == "error":  # its pieces suit every policy
-            found["on_invalid"] = wanted["on_invalid"]
+        changed = []
+        if not self.plan_file.exists():
+            changed = _accept_corrections(found, wanted)
         different = _differences(found, wanted)
         if different:
             raise ValueError(
@@ -149,6 +151,8 @@ class Workspace:
                 f"{self.job.target}: {'; '.join(different)}. Run that command again to "
                 f"finish it, or remove {self.path} to start anew"
             )
+        for index in changed:
+            shutil.rmtree(self.source(index), ignore_errors=True)
 
     def _tidy(self) -> None:
         """Remove what nobody can use."""
@@ -195,11 +199,32 @@ def _stamp(path: Path) -> dict[str, Any]:
     """What tells whether a source is still the same, without reading it."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     stats = [file.stat() for file in files if file.is_file()]
+    sizes = sum(stat.st_size for stat in stats)
+    times = max((stat.st_mtime_ns for stat in stats), default=0)
     return {
         "path": str(path.resolve()),
-        "bytes": sum(stat.st_size for stat in stats),
-        "modified_ns": max((stat.st_mtime_ns for stat in stats), default=0),
+        **dict(zip(_STAMP, (sizes, times), strict=True)),
     }
+
+
+def _accept_corrections(found: dict[str, Any], wanted: dict[str, Any]) -> list[int]:
+    """Overlook what people change after an error, as far as finished pieces allow it.
+
+    A piece without an invalid molecule suits every policy.
+
+    Returns:
+        The sources that were changed themselves: their pieces are worth nothing.
+    """
+    if found["on_invalid"] == "error":
+        found["on_invalid"] = wanted["on_invalid"]
+    changed = []
+    pairs = zip(found["sources"], wanted["sources"], strict=False)
+    for index, (old, new) in enumerate(pairs):
+        old["allow_missing"] |= new["allow_missing"]
+        if any(old[key] != new[key] for key in _STAMP):
+            changed.append(index)
+            old |= {key: new[key] for key in _STAMP}
+    return changed
 
 
 def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
