@@ -58,6 +58,11 @@ class SuspiciousRows:
             self._rows.append(SuspiciousRow(row, kind, text.format(value), value))
         self.totals[kind] += len(places)
 
+    def merge(self, others: "SuspiciousRows") -> None:
+        """Add those of other kinds."""
+        self.totals += others.totals
+        self._rows += others._rows
+
     def summary(self) -> dict[str, Any]:
         """``total``, ``by_kind``, and the ``rows`` in their order."""
         return {
@@ -94,8 +99,9 @@ class AuditCounts:
         Raises:
             ValueError: An atomic number is none.
         """
-        invalid = self._check(piece)  # first: what follows needs atomic numbers
-        self._count_distances(piece, invalid)
+        shortest = shortest_distances(piece.sizes, piece.take("positions"))
+        invalid = self._check(piece, shortest)  # what follows needs atomic numbers
+        self._count_distances(piece, shortest, invalid)
         self._count_elements(piece)
         self._count_states(piece)
         self._count_labels(piece)
@@ -158,6 +164,9 @@ class AuditCounts:
                 continue
             values = piece.take(name)
             finite = np.isfinite(values.reshape(len(values), -1))
+            if finite.all():
+                self._complete[name] += len(piece.rows)
+                continue
             every, some = finite.all(axis=1), finite.any(axis=1)
             if FIELDS[name].per_atom:
                 every = np.logical_and.reduceat(every, piece.starts)
@@ -165,7 +174,7 @@ class AuditCounts:
             self._complete[name] += int(every.sum())
             self._partial[name] += int((some & ~every).sum())
 
-    def _check(self, piece: Piece) -> Array:
+    def _check(self, piece: Piece, shortest: Array) -> Array:
         """Note what a conversion would have refused; return which molecules."""
         names = self._fields - {"level", "group"} | {"spin_multiplicity"}
         values = {name: piece.take(name) for name in names}
@@ -177,15 +186,14 @@ class AuditCounts:
             values.pop("cell", None)
         molecules = Molecules(piece.rows, piece.sizes, values)
         invalid = np.zeros(len(piece.rows), dtype=bool)
-        for problem in find_problems(molecules, allow_missing=True):
+        for problem in find_problems(molecules, allow_missing=True, shortest=shortest):
             if "unknown element" in problem.reason:
                 raise ValueError(problem.reason)
             invalid[problem.place] = True
             self._suspicious.add(problem.row, "invalid", problem.reason)
         return invalid
 
-    def _count_distances(self, piece: Piece, invalid: Array) -> None:
-        shortest = shortest_distances(piece.sizes, piece.take("positions"))
+    def _count_distances(self, piece: Piece, shortest: Array, invalid: Array) -> None:
         self._distances.add(shortest)
         place = int(np.argmin(np.where(np.isnan(shortest), np.inf, shortest)))
         if shortest[place] < self._shortest[0]:

@@ -34,6 +34,7 @@ def shortest_distances(sizes: Array, positions: Array) -> Array:
     sizes = np.asarray(sizes, dtype=np.int64)
     starts = np.cumsum(sizes) - sizes
     shortest = np.full(len(sizes), np.inf, dtype=np.float32)
+    coordinates = np.ascontiguousarray(np.asarray(positions).T)
     order = np.argsort(sizes, kind="stable")
     bounds = np.flatnonzero(np.diff(sizes[order], prepend=0, append=0))
     for begin, end in pairwise(bounds.tolist()):
@@ -43,18 +44,17 @@ def shortest_distances(sizes: Array, positions: Array) -> Array:
         step = max(_BLOCK // size, 1)
         for first in range(begin, end, step):
             rows = order[first : min(first + step, end)]
-            block = positions[starts[rows, None] + np.arange(size)]
-            shortest[rows] = _shortest(block)
+            atoms = starts[rows] + np.arange(size)[:, None]
+            shortest[rows] = _shortest(coordinates.take(atoms, axis=1))
     return shortest
 
 
 def _shortest(block: Array) -> Array:
-    """Shortest distances of molecules of one size, [molecules, atoms, 3] Å."""
+    """Shortest distances of molecules of one size, [3, atoms, molecules] Å."""
     size = block.shape[1]
     # Values beyond float32 end as infinity or NaN, which the caller sees.
     with np.errstate(over="ignore", invalid="ignore"):
-        local = (block - block[:, :1]).astype(np.float32)
-        flat = np.ascontiguousarray(local.transpose(2, 1, 0))
+        flat = (block - block[:, :1]).astype(np.float32, copy=False)
         twice = np.concatenate([flat, flat], axis=1)
         vectors = np.empty_like(flat)
         best = np.full(flat.shape[1:], np.inf, dtype=np.float32)

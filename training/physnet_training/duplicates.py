@@ -108,13 +108,20 @@ def molecule_hashes(piece: Piece) -> Array:
     Returns:
         [molecules] uint64.
     """
-    numbers = piece.take("atomic_numbers").astype(np.uint64)
-    bits = _bits(piece.take("positions"))
-    place = np.arange(len(numbers)) - np.repeat(piece.starts, piece.sizes)
-    words = ((numbers << np.uint64(32)) | bits[:, 0]) * _FIRST
-    words += ((bits[:, 1] << np.uint64(32)) | bits[:, 2]) * _SECOND
+    atoms = np.empty((len(piece.take("atomic_numbers")), 4), dtype=np.uint32)
+    atoms[:, 0] = piece.take("atomic_numbers")
+    positions = atoms[:, 1:].view(np.float32)
+    np.add(piece.take("positions"), np.float32(0), out=positions)  # -0 becomes 0
+    pairs = atoms.view(np.uint64)
+    words = pairs[:, 0] * _FIRST
+    words += pairs[:, 1] * _SECOND
+    place = np.arange(len(words)) - np.repeat(piece.starts, piece.sizes)
     words += place.astype(np.uint64) * _PLACE
-    hashes = np.add.reduceat(splitmix64(words), piece.starts)
+    # Without this step sums would not tell which atom is where.
+    words ^= words >> np.uint64(32)
+    words *= _SECOND
+    words ^= words >> np.uint64(29)
+    hashes = np.add.reduceat(words, piece.starts)
     for values in _of_molecules(piece.take):
         for column in _bits(values.astype(np.float32).reshape(len(hashes), -1)).T:
             hashes = splitmix64(hashes ^ (column * _PLACE))

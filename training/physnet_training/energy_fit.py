@@ -10,7 +10,7 @@ from physnet_training.pieces import Piece
 
 Array = NDArray[Any]
 
-_SINGULAR = 1e-9  # relative; smaller singular values are rounding
+_SINGULAR = 1e-11  # relative; smaller eigenvalues are rounding
 
 
 class Design(NamedTuple):
@@ -56,14 +56,15 @@ def make_design(piece: Piece) -> Design:
 class LinearFit:
     """E = Σ e[Z] + c[Q, M] per level of theory, by least squares in float64.
 
-    Rows are absorbed into the triangle of a QR decomposition of the design with the
-    energies as its last column, so that memory does not grow with their number and
-    nothing is squared. Where the columns are dependent the solution has minimum norm.
+    Molecules are absorbed into the normal equations, so that memory does not grow with
+    their number. The design holds whole numbers: its products are exact. Columns are
+    scaled to one length before the equations are solved; where they depend on each
+    other the shortest of the scaled solutions is taken.
     """
 
     def __init__(self) -> None:
         self._order: dict[Hashable, int] = {}
-        self._triangles: dict[int, Array] = {}
+        self._equations: dict[int, tuple[Array, Array]] = {}
         self._solutions: dict[int, Array] = {}
 
     def add(self, design: Design, energies: Array, chosen: Array) -> None:
@@ -77,21 +78,25 @@ class LinearFit:
         self._solutions.clear()
         for key in design.keys:
             self._order.setdefault(key, len(self._order))
+        places = np.array([self._order[key] for key in design.keys], dtype=np.int64)
+        width = len(self._order)
         for level in np.unique(design.levels[chosen]).tolist():
             rows = chosen & (design.levels == level)
-            block = np.column_stack([self._spread(design, rows), energies[rows]])
-            known = self._triangles.get(level)
+            columns = design.columns[rows]
+            matrix, vector = np.zeros((width, width)), np.zeros(width)
+            known = self._equations.get(level)
             if known is not None:
-                new = block.shape[1] - known.shape[1]
-                wide = np.insert(known, [known.shape[1] - 1] * new, 0.0, axis=1)
-                block = np.concatenate([wide, block])
-            self._triangles[level] = np.asarray(np.linalg.qr(block, mode="r"))
+                before = len(known[1])
+                matrix[:before, :before], vector[:before] = known
+            matrix[np.ix_(places, places)] += columns.T @ columns
+            vector[places] += columns.T @ energies[rows]
+            self._equations[level] = matrix, vector
 
     def predict(self, design: Design) -> Array:
         """Energies of the fit; NaN for a level that was not fitted. [molecules] eV."""
         energies = np.full(len(design.levels), np.nan)
         for level in np.unique(design.levels).tolist():
-            if level in self._triangles:
+            if level in self._equations:
                 rows = design.levels == level
                 solution = self._solution(level)
                 spread = self._spread(design, rows)
@@ -102,7 +107,7 @@ class LinearFit:
         """Level -> key -> energy in eV."""
         return {
             level: dict(zip(self._order, self._solution(level).tolist(), strict=False))
-            for level in self._triangles
+            for level in self._equations
         }
 
     def _spread(self, design: Design, rows: Array) -> Array:
@@ -116,10 +121,13 @@ class LinearFit:
 
     def _solution(self, level: int) -> Array:
         if level not in self._solutions:
-            triangle = self._triangles[level]
-            matrix = np.zeros((len(triangle), len(self._order)))
-            matrix[:, : triangle.shape[1] - 1] = triangle[:, :-1]
-            self._solutions[level] = np.linalg.lstsq(
-                matrix, triangle[:, -1], rcond=_SINGULAR
-            )[0]
+            matrix, vector = self._equations[level]
+            lengths = np.sqrt(np.diag(matrix))
+            lengths[lengths == 0] = 1.0
+            inverse = np.linalg.pinv(
+                matrix / np.outer(lengths, lengths), rcond=_SINGULAR, hermitian=True
+            )
+            solution = np.zeros(len(self._order))
+            solution[: len(vector)] = inverse @ (vector / lengths) / lengths
+            self._solutions[level] = solution
         return self._solutions[level]

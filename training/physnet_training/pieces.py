@@ -33,14 +33,17 @@ class Piece:
         self.rows = np.arange(first, end)
         self.sizes = dataset.n_atoms[first:end].astype(np.int64)
         self.starts = np.cumsum(self.sizes) - self.sizes
-        self._atoms = np.arange(int(dataset.offsets[first]), int(dataset.offsets[end]))
+        self._spans = {
+            False: (first, end),
+            True: (int(dataset.offsets[first]), int(dataset.offsets[end])),
+        }
         self._taken: dict[str, Array] = {}
 
     def take(self, name: str) -> Array:
-        """A field of ``layout.FIELDS``: one row per molecule or atom of the piece."""
+        """A field of ``layout.FIELDS``: one row per molecule or atom, read-only."""
         if name not in self._taken:
-            rows = self._atoms if FIELDS[name].per_atom else self.rows
-            self._taken[name] = self._dataset.take(name, rows)
+            span = self._spans[FIELDS[name].per_atom]
+            self._taken[name] = self._dataset.span(name, *span)
         return self._taken[name]
 
     @cached_property

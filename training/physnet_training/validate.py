@@ -58,7 +58,9 @@ def check_molecules(molecules: Molecules, *, allow_missing: bool) -> None:
         raise ValueError(problems[0].reason)
 
 
-def find_problems(molecules: Molecules, *, allow_missing: bool) -> list[Problem]:
+def find_problems(
+    molecules: Molecules, *, allow_missing: bool, shortest: Array | None = None
+) -> list[Problem]:
     """Every unusable molecule with the first thing found wrong with it.
 
     Of several things one that is not keepable comes first.
@@ -66,6 +68,7 @@ def find_problems(molecules: Molecules, *, allow_missing: bool) -> list[Problem]
     Args:
         molecules: In internal units; ``total_charge`` must be there.
         allow_missing: Accept NaN in labels as "missing"; infinity never is.
+        shortest: [molecules] what ``shortest_distances`` said of them, if known.
 
     Returns:
         At most one problem per molecule, in the order of the molecules.
@@ -81,7 +84,11 @@ def find_problems(molecules: Molecules, *, allow_missing: bool) -> list[Problem]
     rest = molecules if sound.all() else molecules.keep(sound)
     if len(rest.n_atoms):
         places = np.flatnonzero(sound)
-        for place, index, reason, keepable in _states_and_distances(rest):
+        if shortest is None:
+            shortest = shortest_distances(rest.n_atoms, rest.values["positions"])
+        else:
+            shortest = shortest[sound]
+        for place, index, reason, keepable in _states_and_distances(rest, shortest):
             where = (int(places[place]), index)
             _note(found, _problem(molecules, where, reason, keepable))
     return [found[place] for place in sorted(found)]
@@ -100,9 +107,9 @@ def _elements_and_numbers(
             yield from _not_finite(molecules, name, allow_missing)
 
 
-def _states_and_distances(molecules: Molecules) -> Iterator[_Finding]:
+def _states_and_distances(molecules: Molecules, shortest: Array) -> Iterator[_Finding]:
     yield from _wrong_states(molecules)
-    yield from _close_atoms(molecules)
+    yield from _close_atoms(molecules, shortest)
     yield from _close_images(molecules)
 
 
@@ -192,10 +199,9 @@ def _wrong_states(molecules: Molecules) -> Iterator[_Finding]:
             yield int(place), None, reason, bool(whole[place] and whole_spin[place])
 
 
-def _close_atoms(molecules: Molecules) -> Iterator[_Finding]:
+def _close_atoms(molecules: Molecules, shortest: Array) -> Iterator[_Finding]:
     """Two atoms on top of each other: float32 finds candidates, float64 decides."""
     sizes, positions = molecules.n_atoms, molecules.values["positions"]
-    shortest = shortest_distances(sizes, positions)
     first = np.cumsum(sizes) - sizes
     for place in np.flatnonzero(~(shortest >= MIN_DISTANCE + _MARGIN)):  # NaN too
         begin = first[place]
