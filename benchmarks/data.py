@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import data_baselines as bare
+import data_baselines
 import numpy as np
 import synthetic
 from physnet_training.loader import PackedMemmapLoader
@@ -48,7 +48,7 @@ def memory(path: Path) -> Report:
     ordered = time.perf_counter() - started
     batches = loader.batches(physnet_format=False)
     for count, batch in enumerate(batches, start=1):
-        bare.touch(batch)
+        data_baselines.touch(batch)
         if count == 100_000:
             break
     if "jax" in sys.modules:
@@ -93,90 +93,23 @@ def preparation(path: Path) -> Report:
 
 
 def padding(path: Path) -> Report:
-    """Padding of a whole epoch, dense and as graphs."""
+    """Padding of a whole epoch of dense batches, and of 50,000 graphs of one."""
     report: Report = {}
-    for name, options, walk in (
-        ("batches", {}, lambda loader: loader.batches(physnet_format=False)),
-        ("graphs", {}, lambda loader: loader.graphs()),
-        ("graphs_as_trained", {"bucket_size": 1}, lambda loader: loader.graphs(10.0)),
+    for name, options, walk, count in (
+        ("batches", {}, lambda loader: loader.batches(physnet_format=False), None),
+        ("graphs", {}, lambda loader: loader.graphs(), 50_000),
+        (
+            "graphs_as_trained",
+            {"bucket_size": 1},
+            lambda loader: loader.graphs(10.0),
+            50_000,
+        ),
     ):
         loader = PackedMemmapLoader(path, BATCH, **options)
-        for _ in walk(loader):
+        for _ in itertools.islice(walk(loader), count):
             pass
         report[name] = loader.padding()._asdict()
     return report
-
-
-def contestants(dataset: PackedDataset) -> dict[str, Callable[[int, int], None]]:
-    """Name -> function that reads batches from a place in the first epoch."""
-    arrays = bare.open_files(dataset.path)
-    views = {name: array.view(np.ndarray) for name, array in arrays.items()}
-    loader = PackedMemmapLoader(dataset, BATCH)
-    for array in views.values():
-        array.reshape(-1).view(np.uint8)[::4096].max()  # into the page cache
-
-    def baseline(
-        read: Callable[..., bare.Arrays], files: bare.Arrays = arrays
-    ) -> Callable[[int, int], None]:
-        def run(start: int, count: int) -> None:
-            for index in range(start, start + count):
-                bare.touch(read(files, loader.molecules(0, index)))
-
-        return run
-
-    def ours(start: int, **options: Any) -> Callable[[int, int], None]:
-        mine = PackedMemmapLoader(dataset, BATCH)
-        mine.restore(mine.state() | {"index": start})
-        batches = mine.batches(**options)  # reads ahead, so it goes on by itself
-
-        def run(_: int, count: int) -> None:
-            for batch in itertools.islice(batches, count):
-                bare.touch(batch)
-
-        return run
-
-    # each contestant has its own quarter of the epoch: nobody warms another's rows
-    quarter = loader.num_batches // 4
-    return {
-        "gather": baseline(bare.ragged_gather),
-        "gather_from_views": baseline(bare.ragged_gather, views),
-        "loader": ours(quarter, physnet_format=False),
-        "loop_60": baseline(bare.padded_loop),
-        "loop_60_from_views": baseline(bare.padded_loop, views),
-        "loader_60": ours(2 * quarter, num_atoms=60, physnet_format=False),
-        "loop_60_pairs_by_where": baseline(bare.padded_loop_with_pairs),
-        "loop_60_pairs_one_by_one": baseline(bare.padded_loop_with_python_pairs),
-        "loader_60_pairs": ours(3 * quarter, num_atoms=60),
-    }
-
-
-def reading(path: Path, repeats: int = 9, count: int = 340) -> Report:
-    """Molecules per second, medians; the contestants take turns in changing order."""
-    dataset = PackedDataset.open(path)
-    runs = contestants(dataset)
-    rates: dict[str, list[float]] = {name: [] for name in runs}
-    place = 0
-    for repeat in range(repeats + 1):
-        names = list(runs)[:: 1 if repeat % 2 else -1]
-        for name in names:
-            started = time.perf_counter()
-            runs[name](place, count)
-            seconds = time.perf_counter() - started
-            if repeat:  # the first round warms up
-                rates[name].append(BATCH * count / seconds)
-            place = (place + count) % (len(dataset) // BATCH // 4 - count)
-    median = {name: statistics.median(values) for name, values in rates.items()}
-    ratios = {
-        f"{ours}_over_{other}": median[ours] / median[other]
-        for ours, kind in (
-            ("loader", "gather"),
-            ("loader_60", "loop_60"),
-            ("loader_60_pairs", "loop_60_pairs"),
-        )
-        for other in runs
-        if other.startswith(kind) and ("pairs" in other) == ("pairs" in kind)
-    }
-    return {"molecules_per_second": median, **ratios}
 
 
 def shards(path: Path, other: Path, repeats: int = 7, count: int = 1000) -> Report:
@@ -190,7 +123,7 @@ def shards(path: Path, other: Path, repeats: int = 7, count: int = 1000) -> Repo
         for p in list(walks)[:: 1 if repeat % 2 else -1]:
             started = time.perf_counter()
             for batch in itertools.islice(walks[p], count):
-                bare.touch(batch)
+                data_baselines.touch(batch)
             if repeat:
                 rates[p].append(BATCH * count / (time.perf_counter() - started))
     one, many = (statistics.median(rates[p]) for p in (path, other))
@@ -251,7 +184,7 @@ PARTS: dict[str, Callable[..., Report]] = {
         graph_memory,
         preparation,
         padding,
-        reading,
+        data_baselines.reading,
         shards,
         training,
     )

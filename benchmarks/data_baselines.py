@@ -1,15 +1,21 @@
 """What reading a packed dataset costs without the loader: bare NumPy on the same files.
 
-Each function takes the arrays of a dataset and the molecules of one batch, and returns
-the batch's arrays.
+The baselines take the arrays of a dataset and the molecules of one batch, and return
+the batch's arrays; ``reading`` lets the loader run against them.
 """
 
+import statistics
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from physnet_training.loader import PackedMemmapLoader
+from physnet_training.packed import PackedDataset
 
 Arrays = dict[str, np.ndarray]
+BATCH = 32
 PER_ATOM = ("atomic_numbers", "positions", "forces")
 PER_MOLECULE = ("energy", "total_charge", "spin_multiplicity")
 
@@ -117,3 +123,75 @@ def touch(batch: Arrays) -> None:
     """Read from every array."""
     for array in batch.values():
         array.item(array.size - 1)
+
+
+def contestants(dataset: PackedDataset) -> dict[str, Callable[[int, int], None]]:
+    """Name -> function that reads batches from a place in the first epoch."""
+    arrays = open_files(dataset.path)
+    views = {name: array.view(np.ndarray) for name, array in arrays.items()}
+    loader = PackedMemmapLoader(dataset, BATCH)
+    for array in views.values():
+        array.reshape(-1).view(np.uint8)[::4096].max()  # into the page cache
+
+    def baseline(
+        read: Callable[..., Arrays], files: Arrays = arrays
+    ) -> Callable[[int, int], None]:
+        def run(start: int, count: int) -> None:
+            for index in range(start, start + count):
+                touch(read(files, loader.molecules(0, index)))
+
+        return run
+
+    def ours(start: int, **options: Any) -> Callable[[int, int], None]:
+        mine = PackedMemmapLoader(dataset, BATCH)
+        mine.restore(mine.state() | {"index": start})
+        batches = mine.batches(**options)  # reads ahead, so it goes on by itself
+
+        def run(_: int, count: int) -> None:
+            for _ in range(count):
+                touch(next(batches))  # raises when the set is too small
+
+        return run
+
+    # each contestant has its own quarter of the epoch: nobody warms another's rows
+    quarter = loader.num_batches // 4
+    return {
+        "gather": baseline(ragged_gather),
+        "gather_from_views": baseline(ragged_gather, views),
+        "loader": ours(quarter, physnet_format=False),
+        "loop_60": baseline(padded_loop),
+        "loop_60_from_views": baseline(padded_loop, views),
+        "loader_60": ours(2 * quarter, num_atoms=60, physnet_format=False),
+        "loop_60_pairs_by_where": baseline(padded_loop_with_pairs),
+        "loop_60_pairs_one_by_one": baseline(padded_loop_with_python_pairs),
+        "loader_60_pairs": ours(3 * quarter, num_atoms=60),
+    }
+
+
+def reading(path: Path, repeats: int = 9, count: int = 340) -> dict[str, Any]:
+    """Molecules per second, medians; the contestants take turns in changing order."""
+    dataset = PackedDataset.open(path)
+    runs = contestants(dataset)
+    rates: dict[str, list[float]] = {name: [] for name in runs}
+    place = 0
+    for repeat in range(repeats + 1):
+        names = list(runs)[:: 1 if repeat % 2 else -1]
+        for name in names:
+            started = time.perf_counter()
+            runs[name](place, count)
+            seconds = time.perf_counter() - started
+            if repeat:  # the first round warms up
+                rates[name].append(BATCH * count / seconds)
+            place = (place + count) % (len(dataset) // BATCH // 4 - count)
+    median = {name: statistics.median(values) for name, values in rates.items()}
+    ratios = {
+        f"{ours}_over_{other}": median[ours] / median[other]
+        for ours, kind in (
+            ("loader", "gather"),
+            ("loader_60", "loop_60"),
+            ("loader_60_pairs", "loop_60_pairs"),
+        )
+        for other in runs
+        if other.startswith(kind) and ("pairs" in other) == ("pairs" in kind)
+    }
+    return {"molecules_per_second": median, **ratios}
