@@ -1,7 +1,6 @@
 """The potential as an ASE calculator: charge and spin from the atoms, never stale."""
 
 from collections.abc import Sequence
-from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,9 @@ from ase.calculators.calculator import (
     all_changes,
 )
 
-from physnet_ase.batch_evaluation import Result, compute
-from physnet_ase.checkpoint import load_potential
-from physnet_ase.neighbors import PairCache, Pairs, Structure, check_distances
+from physnet_ase.batch import Batch, Result
+from physnet_ase.committee import Committee, Source
+from physnet_ase.neighbors import PairCache, Structure, check_distances
 from physnet_ase.potential import Potential
 from physnet_ase.state import ElectronicState, as_integer, resolve_state
 
@@ -41,13 +40,19 @@ class PhysNetCalculator(Calculator):
     ``initial_magmoms``, else it is neutral with the lowest possible multiplicity.
     Changing any of these, or a setting, invalidates earlier results.
 
-    Energy alone runs no backward pass; asking for forces gives every property at once.
-    Units are ASE's: eV, Å, e. The dipole is about the coordinate origin and exists for
-    molecules only, the stress for three periodic directions only, ``magmoms`` (atomic
-    spin populations) for models trained on them.
+    One program per size class gives every property at once, whatever is asked first;
+    for energies alone of many structures use ``Potential.evaluate``. Units are ASE's:
+    eV, Å, e. The dipole is about the coordinate origin and exists for molecules only,
+    the stress for three periodic directions only, ``magmoms`` (atomic spin populations)
+    for models trained on them.
+
+    With several potentials results are means over this committee, and ``results`` holds
+    ``energy_std`` and ``forces_std`` (how far its members disagree) and
+    ``member_energies`` besides; see :class:`physnet_ase.committee.Committee`.
 
     Args:
-        potential_or_path: A potential, a model directory, or a pretrained name.
+        potential_or_path: A potential, a model directory, a pretrained name, or a list
+            of these: a committee.
         charge: Total charge in e of atoms whose ``info`` holds none.
         multiplicity: 2S+1 of atoms whose ``info`` holds none.
         dtype: "float32" or "float64"; a potential that is float64 already stays so.
@@ -85,7 +90,7 @@ class PhysNetCalculator(Calculator):
 
     def __init__(
         self,
-        potential_or_path: Potential | str | PathLike[str],
+        potential_or_path: Source | Sequence[Source],
         charge: int | None = None,
         multiplicity: int | None = None,
         *,
@@ -93,38 +98,36 @@ class PhysNetCalculator(Calculator):
         strict: bool = False,
         allow_unseen_states: bool = False,
     ) -> None:
-        self._loaded = (
-            potential_or_path
-            if isinstance(potential_or_path, Potential)
-            else load_potential(str(potential_or_path))
-        )
-        self._pair_cache = PairCache(self._loaded.config.cutoff)
+        self._committee = Committee.of(potential_or_path)
+        self._pair_cache = PairCache(self._committee.cutoff)
         self._computed_for: tuple[Any, ...] = ()
+        self._prepared: tuple[tuple[Any, ...], Batch] | None = None
         super().__init__(  # type: ignore[no-untyped-call]
             charge=charge,
             multiplicity=multiplicity,
-            dtype="float64" if self._loaded.dtype == np.float64 else dtype,
+            dtype="float64" if self._committee.dtype == np.float64 else dtype,
             strict=strict,
             allow_unseen_states=allow_unseen_states,
         )
-        if not self._loaded.config.spin_populations:
+        if not self._committee.spin_populations:
             self.implemented_properties = [
                 name for name in self.implemented_properties if name != "magmoms"
             ]
 
     @property
-    def potential(self) -> Potential:
-        """The potential behind this calculator, in the calculator's precision."""
-        return self._loaded.astype(self.parameters["dtype"])
+    def potential(self) -> Potential | Committee:
+        """What this calculator evaluates, in its precision; several are a committee."""
+        members = self._members().members
+        return members[0] if len(members) == 1 else self._members()
 
     @property
     def num_compilations(self) -> int:
-        """Programs compiled so far for this potential, by all its calculators."""
-        return self._loaded.num_compilations
+        """Programs compiled so far for these potentials, by all their calculators."""
+        return self._committee.num_compilations
 
     def copy(self) -> "PhysNetCalculator":
         """Return a calculator with the same potential and settings and no results."""
-        return PhysNetCalculator(self.potential, **self.parameters)
+        return PhysNetCalculator(self._committee.members, **self.parameters)
 
     def set(self, **settings: Any) -> dict[str, Any]:
         """Change settings and forget earlier results; returns what changed.
@@ -143,7 +146,7 @@ class PhysNetCalculator(Calculator):
         if settings.get("multiplicity") is not None:
             ElectronicState(0, settings["multiplicity"])
         if "dtype" in settings:
-            settings["dtype"] = self._loaded.astype(settings["dtype"]).dtype.name
+            settings["dtype"] = self._committee.astype(settings["dtype"]).dtype.name
         changed = super().set(**settings)  # type: ignore[no-untyped-call]
         if changed:
             self.reset()  # type: ignore[no-untyped-call]
@@ -163,13 +166,23 @@ class PhysNetCalculator(Calculator):
             strict=settings["strict"],
         )
 
-    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+    def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:
         """List what changed since the last calculation, electronic state included.
 
-        ASE compares arrays and cell only; it never looks at ``atoms.info``.
+        ASE looks at arrays and cell only, never at ``atoms.info``, and takes its time.
+        Initial charges and magnetic moments matter as far as they change the state.
+        Nothing is tolerated, so ``tol`` is not used.
         """
-        found = super().check_state(atoms, tol)  # type: ignore[no-untyped-call]
-        changes: list[str] = list(found)
+        old = self.atoms
+        if old is None or len(old) != len(atoms):
+            return list(all_changes)
+        compared = {
+            "positions": (old.positions, atoms.positions),
+            "numbers": (old.numbers, atoms.numbers),
+            "cell": (old.cell.array, atoms.cell.array),
+            "pbc": (old.pbc, atoms.pbc),
+        }
+        changes = [n for n, (a, b) in compared.items() if not np.array_equal(a, b)]
         if not changes and self._key(self.resolve_state(atoms)) != self._computed_for:
             changes.append("state")
         return changes
@@ -182,7 +195,7 @@ class PhysNetCalculator(Calculator):
         Raises:
             PropertyNotImplementedError: This model or structure does not have it.
         """
-        if name == "magmoms" and not self._loaded.config.spin_populations:
+        if name == "magmoms" and not self._committee.spin_populations:
             raise PropertyNotImplementedError(
                 "magmoms need a model trained on spin populations"
             )
@@ -202,7 +215,7 @@ class PhysNetCalculator(Calculator):
         properties: Sequence[str] = ("energy",),
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
-        """Fill ``results`` with at least ``properties``; called by ASE.
+        """Fill ``results`` with everything there is; called by ASE.
 
         Raises:
             PropertyNotImplementedError: The stress without three periodic directions,
@@ -210,8 +223,8 @@ class PhysNetCalculator(Calculator):
             ValueError: A state, element or structure that cannot be evaluated.
         """
         atoms = self._atoms_or_last(atoms)
-        state, structure, pairs = self._prepare(atoms)
-        periodic = structure.pbc
+        batch = self._prepare(atoms)
+        periodic = batch.structures[0].pbc
         if "stress" in properties and not periodic.all():
             raise PropertyNotImplementedError(
                 f"stress needs three periodic directions, got pbc={periodic.tolist()}"
@@ -220,21 +233,17 @@ class PhysNetCalculator(Calculator):
             raise PropertyNotImplementedError(
                 f"no dipole along periodic directions, got pbc={periodic.tolist()}"
             )
-        wanted = ["energy", "energies", "charges"]
+        wanted = ["energy", "energies", "charges", "forces"]
+        if periodic.all():
+            wanted.append("stress")
         if not periodic.any():
             wanted.append("dipole")
-        if self._loaded.config.spin_populations:
+        if self._committee.spin_populations:
             wanted.append("spin_populations")
-        # One program more for forces, one for the stress: the fewer kinds of request,
-        # the fewer compilations.
-        if "forces" in properties or "stress" in properties:
-            wanted += ["forces", "stress"] if periodic.all() else ["forces"]
-        [result] = compute(self.potential, [structure], [state], [pairs], wanted)
-        if system_changes:
-            self.results = {}
+        [result] = self._members().run(batch, wanted)
+        self.results = _ase_results(result)
         self.atoms = atoms.copy()
-        self._computed_for = self._key(state)
-        self.results.update(_ase_results(result, wanted))
+        self._computed_for = self._key(batch.states[0])
 
     def get_hessian(self, atoms: Atoms | None = None) -> np.ndarray:
         """Second derivatives of the energy in eV/Å², shape (3·atoms, 3·atoms).
@@ -242,8 +251,8 @@ class PhysNetCalculator(Calculator):
         Raises:
             ValueError: A state, element or structure that cannot be evaluated.
         """
-        state, structure, pairs = self._prepare(self._atoms_or_last(atoms))
-        [result] = compute(self.potential, [structure], [state], [pairs], ("hessian",))
+        batch = self._prepare(self._atoms_or_last(atoms))
+        [result] = self._members().run(batch, ("hessian",))
         hessian: np.ndarray = result.hessian
         return hessian
 
@@ -255,23 +264,33 @@ class PhysNetCalculator(Calculator):
         last: Atoms = self.atoms
         return last
 
-    def _prepare(self, atoms: Atoms) -> tuple[ElectronicState, Structure, Pairs]:
-        """Everything an evaluation needs, checked."""
+    def _members(self) -> Committee:
+        """The committee in the precision of the settings."""
+        if self._committee.dtype.name != self.parameters["dtype"]:
+            self._committee = self._committee.astype(self.parameters["dtype"])
+        return self._committee
+
+    def _prepare(self, atoms: Atoms) -> Batch:
+        """Everything an evaluation needs, checked; the last batch where it fits."""
         structure = Structure.from_atoms(atoms)
         state = self.resolve_state(atoms)
-        self._loaded.check(
-            structure.numbers,
-            state,
-            allow_unseen_states=self.parameters["allow_unseen_states"],
-        )
+        key = self._key(state)
         pairs = self._pair_cache.pairs(structure)
+        kept, batch = self._prepared or ((), None)
+        if batch is not None and kept == key and batch.fits(structure, pairs):
+            check_distances(structure, pairs)
+            batch.move(structure)
+            return batch
+        self._committee.check(structure.numbers, state, allow_unseen_states=key[-1])
         check_distances(structure, pairs)
-        return state, structure, pairs
+        batch = Batch([structure], [state], [pairs])
+        self._prepared = key, batch
+        return batch
 
 
-def _ase_results(result: Result, names: Sequence[str]) -> dict[str, Any]:
+def _ase_results(result: Result) -> dict[str, Any]:
     """Results under ASE's names, float64."""
-    values = {name: getattr(result, name) for name in names}
+    values = {name: value for name, value in vars(result).items() if name != "state"}
     if "spin_populations" in values:
         values["magmoms"] = values.pop("spin_populations")
     values["energy"] = values["free_energy"] = np.float64(values["energy"])

@@ -1,89 +1,25 @@
-"""From terms to energies, forces and more: the one place that differentiates."""
+"""A trained model: what it knows, what it refuses, and its compiled programs."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ase.data import chemical_symbols
-from jaxtyping import Array, Float
 
-from physnet_ase.config import ModelConfig
+from physnet_ase.compilation import LOCK, compile_program
 from physnet_ase.graph import Graph
 from physnet_ase.metadata import ModelMetadata, symbols
+from physnet_ase.programs import PROGRAMS
 from physnet_ase.state import ElectronicState, as_state, check_possible
-from physnet_ase.terms import AtomicTerms, Params, molecule_energies
+from physnet_ase.terms import Params
 
 
-def terms_and_forces(
-    config: ModelConfig, params: Params, graph: Graph
-) -> tuple[AtomicTerms, Float[Array, "atoms 3"]]:
-    """Terms and forces = -∂E/∂R in eV/Å; zero on padded atoms."""
-    positions = jnp.asarray(graph.positions)
-
-    def energy(x: jax.Array) -> tuple[jax.Array, AtomicTerms]:
-        return molecule_energies(config, params, graph, x)
-
-    gradient, terms = jax.grad(energy, has_aux=True)(positions)
-    return terms, -gradient
-
-
-def _terms(config: ModelConfig, params: Params, graph: Graph) -> dict[str, Any]:
-    _, terms = molecule_energies(config, params, graph, jnp.asarray(graph.positions))
-    return terms._asdict()
-
-
-def _forces(config: ModelConfig, params: Params, graph: Graph) -> dict[str, Any]:
-    terms, forces = terms_and_forces(config, params, graph)
-    return terms._asdict() | {"forces": forces}
-
-
-def _stress(config: ModelConfig, params: Params, graph: Graph) -> dict[str, Any]:
-    positions = jnp.asarray(graph.positions)
-    strain = jnp.zeros((graph.total_charge.shape[0], 3, 3), positions.dtype)
-
-    def energy(x: jax.Array, eps: jax.Array) -> tuple[jax.Array, AtomicTerms]:
-        return molecule_energies(config, params, graph, x, eps)
-
-    (gradient, virial), terms = jax.grad(energy, argnums=(0, 1), has_aux=True)(
-        positions, strain
-    )
-    return terms._asdict() | {"forces": -gradient, "virial": virial}
-
-
-def _hessian(config: ModelConfig, params: Params, graph: Graph) -> dict[str, Any]:
-    def gradient(x: jax.Array) -> jax.Array:
-        moved = graph._replace(positions=x)
-        return -terms_and_forces(config, params, moved)[1]
-
-    positions = jnp.asarray(graph.positions)
-    size = positions.size
-    return {"hessian": jax.jacfwd(gradient)(positions).reshape(size, size)}
-
-
-def _dipole_derivatives(
-    config: ModelConfig, params: Params, graph: Graph
-) -> dict[str, Any]:
-    # Molecules do not see each other's positions, so the derivative of the sum of all
-    # dipoles holds that of each molecule in the rows of its own atoms.
-    def dipole(x: jax.Array) -> jax.Array:
-        _, terms = molecule_energies(config, params, graph, x)
-        return terms.charges @ x
-
-    derivatives = jax.jacrev(dipole)(jnp.asarray(graph.positions))
-    return {"dipole_derivatives": jnp.moveaxis(derivatives, 0, -1)}
-
-
-_PROGRAMS: dict[str, Callable[[ModelConfig, Params, Graph], dict[str, Any]]] = {
-    "terms": _terms,
-    "forces": _forces,
-    "stress": _stress,
-    "hessian": _hessian,
-    "dipole_derivatives": _dipole_derivatives,
-}
+def _sized(graph: Graph) -> tuple[Any, ...]:
+    """One array of each length that a graph has."""
+    return graph.positions, graph.senders, graph.long_senders, graph.total_charge
 
 
 class Potential:
@@ -113,7 +49,7 @@ class Potential:
         self._reset()
 
     def _reset(self) -> None:
-        self._compiled: dict[str, Any] = {}
+        self._compiled: dict[tuple[Any, ...], Any] = {}
         self._device_params: Any = None
         table = np.full(len(chemical_symbols), np.nan)
         for symbol, energy in self.metadata.element_energies.items():
@@ -154,11 +90,7 @@ class Potential:
     @property
     def num_compilations(self) -> int:
         """Compiled programs so far, one per kind of result and size class."""
-        return sum(
-            program._cache_size()
-            for twin in self._twins.values()
-            for program in twin._compiled.values()
-        )
+        return sum(len(twin._compiled) for twin in self._twins.values())
 
     def save(self, path: "str | Path") -> Path:
         """Write ``model.json`` and ``weights.safetensors`` into the folder ``path``."""
@@ -231,28 +163,46 @@ class Potential:
             stacklevel=3,
         )
 
+    def prepare(self, graph: Graph) -> Graph:
+        """Copy a graph to the device in this potential's dtype, for repeated use."""
+        with jax.enable_x64(self.dtype == np.float64):
+            return jax.device_put(self._cast(graph))
+
     def run(self, graph: Graph, kind: str) -> dict[str, Any]:
         """Run one compiled program on a padded graph; JAX arrays without references.
 
         Args:
-            graph: NumPy graph; its floats are cast to the potential's dtype.
+            graph: NumPy graph, cast to the potential's dtype, or a prepared one.
             kind: "terms", "forces", "stress" (adds the virial), "hessian" or
                 "dipole_derivatives".
         """
         with jax.enable_x64(self.dtype == np.float64):
+            graph = self._cast(graph)
+            sizes = (kind, *(array.shape[0] for array in _sized(graph)))
+            program = self._compiled.get(sizes) or self._compile(sizes, graph)
+            return program(self._device_params, graph)
+
+    def _cast(self, graph: Graph) -> Graph:
+        floats = {
+            name: array if array.dtype == self.dtype else np.asarray(array, self.dtype)
+            for name, array in (
+                ("positions", graph.positions),
+                ("shifts", graph.shifts),
+            )
+        }
+        return graph._replace(**floats, labels=None)
+
+    def _compile(self, sizes: tuple[Any, ...], graph: Graph) -> Any:
+        """Compile the program of one kind and size class, once for all threads."""
+        program, config = PROGRAMS[sizes[0]], self.config
+        with LOCK:
             if self._device_params is None:
                 self._device_params = jax.device_put(self.params)
-            if kind not in self._compiled:
-                program, config = _PROGRAMS[kind], self.config
-                self._compiled[kind] = jax.jit(
-                    lambda params, graph: program(config, params, graph)
-                )
-            cast = graph._replace(
-                positions=graph.positions.astype(self.dtype),
-                shifts=graph.shifts.astype(self.dtype),
-                labels=None,
-            )
-            return self._compiled[kind](self._device_params, cast)
+            if sizes not in self._compiled:
+                jitted = jax.jit(lambda params, graph: program(config, params, graph))
+                lowered = jitted.lower(self._device_params, graph)
+                self._compiled[sizes] = compile_program(lowered)
+            return self._compiled[sizes]
 
     def evaluate(
         self,

@@ -24,7 +24,8 @@ from structures import (
 from physnet_ase.config import ModelConfig
 from physnet_ase.graph import Graph
 from physnet_ase.neighbors import Capacity, Structure, build_graph, find_pairs
-from physnet_ase.potential import Potential, terms_and_forces
+from physnet_ase.potential import Potential
+from physnet_ase.programs import terms_and_forces
 from physnet_ase.state import as_state
 from physnet_ase.terms import AtomicTerms, molecule_energies
 from physnet_ase.untrained import untrained_potential

@@ -29,10 +29,14 @@ FILES = sorted(path for folder in PACKAGES.values() for path in folder.rglob("*.
 FOUNDATION = {"units", "state", "graph", "config", "neighbors"}
 MODEL = {"network", "physics"}
 POTENTIAL = {
+    "batch",
     "batch_evaluation",
     "checkpoint",
+    "committee",
+    "compilation",
     "metadata",
     "potential",
+    "programs",
     "terms",
     "untrained",
 }

@@ -51,6 +51,28 @@ class StateSignal(nn.Module):
         return rows.astype(dtype)
 
 
+class QueryScore(nn.Module):
+    """q_i·k of a linear query q_i = W x_i + b and the key k of the atom's molecule.
+
+    Evaluated as x_i·(Wᵀk) + b·k: one product per molecule instead of one per atom.
+    """
+
+    @nn.compact
+    def __call__(
+        self,
+        features: Float[Array, "atoms features"],
+        key: Float[Array, "molecules features"],
+        graph: Graph,
+    ) -> Float[Array, " atoms"]:
+        """Return one score per atom."""
+        size, zeros = features.shape[-1], nn.initializers.zeros
+        kernel = self.param("kernel", zeros, (size, size)).astype(features.dtype)
+        bias = self.param("bias", zeros, (size,)).astype(features.dtype)
+        direction, offset = key @ kernel.T, key @ bias
+        along = jnp.sum(features * direction[graph.molecule_index], axis=1)
+        return along + offset[graph.molecule_index]
+
+
 class StateConditioning(nn.Module):
     """Attention over atoms: each takes a share of the state's vector that suits it.
 
@@ -73,9 +95,8 @@ class StateConditioning(nn.Module):
             length = jnp.maximum(jnp.max(jnp.abs(signal), axis=1, keepdims=True), 1.0)
             key = dense(size, f"{kind}_key", use_bias=False)(signal / length)
             value = dense(size, f"{kind}_value", use_bias=False)(signal)
-            query = dense(size, f"{kind}_query")(features)
-            score = jnp.sum(query * key[graph.molecule_index], axis=1) / size**0.5
-            score = jax.nn.softplus(score) + SMALLEST_SCORE
+            score = QueryScore(name=f"{kind}_query")(features, key, graph)
+            score = jax.nn.softplus(score / size**0.5) + SMALLEST_SCORE
             score = jnp.where(graph.atom_mask, score, 0.0)
             total = jax.ops.segment_sum(
                 score, graph.molecule_index, num_molecules, indices_are_sorted=True

@@ -1,16 +1,41 @@
 """PhysNet's building blocks: activation, residual block, interaction block."""
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from physnet_ase.config import ModelConfig
 
 
+@jax.custom_jvp
 def shifted_softplus(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """σ(x) = ln(eˣ/2 + 1/2), zero at zero (Unke & Meuwly 2019)."""
-    return jax.nn.softplus(x) - jnp.log(2.0).astype(x.dtype)
+    """σ(x) = ln(eˣ/2 + 1/2), zero at zero (Unke & Meuwly 2019).
+
+    With e = exp(-|x|) it is max(x, 0) + 2 artanh(t), t = (e - 1)/(e + 3) in [-1/3, 0]:
+    a short series instead of the logarithm, which is the slowest part of a forward
+    pass on a CPU.
+    """
+    decay = jnp.exp(-jnp.abs(x))
+    t = (decay - 1.0) / (decay + 3.0)
+    square = t * t
+    # artanh(t) = t + t³/3 + t⁵/5 + …, each term at most 1/9 of the one before.
+    terms = math.ceil(-math.log(np.finfo(x.dtype).eps, 9.0))
+    series = jnp.zeros_like(square)
+    for index in reversed(range(terms)):
+        series = series * square + 1.0 / (2 * index + 1)
+    return jnp.maximum(x, 0.0) + 2.0 * t * series
+
+
+@shifted_softplus.defjvp
+def _shifted_softplus_jvp(
+    primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """σ'(x) = 1/(1 + e⁻ˣ), smooth at zero where the formula above has a kink."""
+    return shifted_softplus(primals[0]), tangents[0] * jax.nn.sigmoid(primals[0])
 
 
 def dense(features: int, name: str, *, use_bias: bool = True) -> nn.Dense:

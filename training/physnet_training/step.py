@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from physnet_ase.config import ModelConfig
 from physnet_ase.graph import Graph
-from physnet_ase.potential import terms_and_forces
+from physnet_ase.programs import terms_and_forces
 from physnet_ase.terms import Params
 from physnet_training.config import OptimizerConfig, Recipe
 from physnet_training.loss import loss_terms, total_loss

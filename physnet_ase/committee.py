@@ -1,0 +1,158 @@
+"""Several potentials asked at once: their mean, and how far they disagree."""
+
+from collections.abc import Collection, Sequence
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from physnet_ase.batch import Batch, Result
+from physnet_ase.checkpoint import load_potential
+from physnet_ase.metadata import symbols
+from physnet_ase.potential import Potential
+from physnet_ase.state import ElectronicState
+
+Source = Potential | str | PathLike[str]
+"""A potential, a model directory, or the name of a pretrained model."""
+
+
+class Committee:
+    """Potentials that answer together; one alone answers as it would by itself.
+
+    Results are means over the members. With two or more they also hold ``energy_std``
+    (eV) and ``forces_std`` (atoms, 3) eV/Å, standard deviations over the members
+    (divided by their number, so zero where all agree), and ``member_energies``
+    (members,) eV. Only what every member has seen is accepted.
+
+    Raises:
+        ValueError: No member, or no element or state that all have seen.
+    """
+
+    def __init__(self, members: Sequence[Potential]) -> None:
+        self.members = tuple(members)
+        if not self.members:
+            raise ValueError("a committee needs at least one potential, got none")
+        first = self.members[0]
+        self.elements = tuple(
+            z for z in first.elements if all(z in m.elements for m in self.members)
+        )
+        self.states = tuple(
+            state
+            for state in first.states
+            if all(state in member.states for member in self.members)
+        )
+        if not self.elements or not self.states:
+            raise ValueError(
+                "the potentials of a committee must share elements and states; they "
+                f"have seen: {'; '.join(_seen(member) for member in self.members)}"
+            )
+        self.cutoff = max(member.config.cutoff for member in self.members)
+        self.spin_populations = all(m.config.spin_populations for m in self.members)
+
+    @classmethod
+    def of(cls, sources: "Source | Sequence[Source]") -> "Committee":
+        """Load one source, or a list of them; float64 when any of them is.
+
+        Raises:
+            FileNotFoundError: No such model.
+            ValueError: A damaged model, or models that have nothing in common.
+        """
+        listed = sources if isinstance(sources, (list, tuple)) else [sources]
+        members = [
+            source if isinstance(source, Potential) else load_potential(str(source))
+            for source in listed
+        ]
+        double = any(member.dtype == np.float64 for member in members)
+        return cls(members).astype("float64") if double else cls(members)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Precision of the members."""
+        return self.members[0].dtype
+
+    @property
+    def num_compilations(self) -> int:
+        """Compiled programs so far, of all members."""
+        return sum(member.num_compilations for member in set(self.members))
+
+    def astype(self, dtype: Any) -> "Committee":
+        """Return this committee computing in ``dtype``."""
+        return Committee([member.astype(dtype) for member in self.members])
+
+    def check(
+        self, numbers: Any, state: ElectronicState, *, allow_unseen_states: bool = False
+    ) -> None:
+        """Raise unless every member accepts these atoms in this state.
+
+        Raises:
+            ValueError: See ``Potential.check``; the member is named.
+        """
+        for index, member in enumerate(self.members):
+            try:
+                member.check(numbers, state, allow_unseen_states=allow_unseen_states)
+            except ValueError as error:
+                if len(self.members) == 1:
+                    raise
+                place = f"model {index + 1} of {len(self.members)}"
+                raise ValueError(f"{place}: {error}") from error
+
+    def run(self, batch: Batch, wanted: Collection[str]) -> list[Result]:
+        """Mean results of a batch that is evaluated again and again."""
+        found = [batch.evaluate(member, wanted, again=True) for member in self.members]
+        return _combine(found)
+
+    def evaluate(
+        self,
+        atoms: Any,
+        states: Sequence[Any] | None = None,
+        properties: Sequence[str] = ("energy", "forces"),
+        dtype: Any = None,
+        *,
+        allow_unseen_states: bool = False,
+    ) -> Any:
+        """Evaluate as ``Potential.evaluate`` does; results are means.
+
+        Raises:
+            ValueError: What a member refuses, or ``features``, which mean something
+                else in every model.
+        """
+        if "features" in properties and len(self.members) > 1:
+            raise ValueError(
+                "the features of different models cannot be averaged; ask the members"
+            )
+        return _combine(
+            [
+                member.evaluate(
+                    atoms,
+                    states,
+                    properties,
+                    dtype,
+                    allow_unseen_states=allow_unseen_states,
+                )
+                for member in self.members
+            ]
+        )
+
+
+def _seen(member: Potential) -> str:
+    states = ", ".join(str(state) for state in sorted(member.states))
+    return f"{symbols(member.elements)} in {states}"
+
+
+def _combine(found: Sequence[Any]) -> Any:
+    """Mean over members of results, or of lists of them of any depth."""
+    if isinstance(found[0], list):
+        return [_combine(one) for one in zip(*found, strict=True)]
+    return found[0] if len(found) == 1 else _mean(found)
+
+
+def _mean(results: Sequence[Result]) -> Result:
+    values: dict[str, Any] = {}
+    for name in vars(results[0]).keys() - {"state"}:
+        members = np.array([getattr(result, name) for result in results])
+        values[name] = members.mean(axis=0)
+        if name in ("energy", "forces"):
+            values[f"{name}_std"] = members.std(axis=0)
+        if name == "energy":
+            values["member_energies"] = members
+    return Result(results[0].state, values)
