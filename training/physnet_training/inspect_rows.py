@@ -119,19 +119,23 @@ def row_lines(found: dict[str, Any]) -> list[str]:
 
 def _source(dataset: PackedDataset, row: int) -> dict[str, Any]:
     """The source of a molecule, and its row there or the rows it is among."""
-    shard, local = dataset.locate(row)
-    entries = dataset.manifests[shard].get("provenance", [])
-    for entry in entries:
-        count = entry.get("num_molecules", 0)
-        if local >= count:
-            local -= count
+    for manifest in dataset.manifests:
+        inside = manifest.get("num_molecules", 0)
+        if row >= inside:
+            row -= inside
             continue
-        found = {"source": entry.get("path")}
-        if "rows" in entry:
-            first, end = entry["rows"]
-            exact = end - first == count
-            found["source_row"] = first + local if exact else f"{first} to {end - 1}"
-        return found
+        for entry in manifest.get("provenance", []):
+            count = entry.get("num_molecules", 0)
+            if row >= count:
+                row -= count
+                continue
+            found = {"source": entry.get("path")}
+            if "rows" in entry:
+                first, end = entry["rows"]
+                exact = end - first == count  # none was left out
+                found["source_row"] = first + row if exact else f"{first} to {end - 1}"
+            return found
+        return {}
     return {}
 
 

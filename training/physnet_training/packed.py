@@ -221,11 +221,6 @@ class PackedDataset:
                 result[order] = result.copy()
         return found
 
-    def locate(self, molecule: int) -> tuple[int, int]:
-        """Index of the shard that holds a molecule, and its number there."""
-        shard = int(np.searchsorted(self._starts, molecule, side="right")) - 1
-        return shard, molecule - int(self._starts[shard])
-
     def atom_rows(self, molecules: Array) -> Array:
         """Atom indices of these molecules, in their order. [atoms] int64."""
         sizes = self.n_atoms[molecules]
