@@ -9,7 +9,9 @@ from physnet_ase.harmonic import Vibrations
 _WIDTH = 20.0
 """cm⁻¹; full width at half maximum of a line."""
 _NAMED = 8
-"""Strongest lines whose wavenumber is written beside them."""
+"""At most so many lines have their wavenumber written above them."""
+_VISIBLE = 0.005
+"""Share of the strongest line below which a line is not named."""
 
 
 def broadened(wavenumbers: np.ndarray, found: Vibrations) -> np.ndarray:
@@ -57,7 +59,7 @@ def draw_spectrum(found: Vibrations, path: Path) -> None:
     axes.plot(grid, broadened(grid, found), color="C0", linewidth=1.2)
     axes.vlines(centres, 0.0, heights, colors="C3", linewidth=1.0)
     top = 1.25 * max(float(np.max(broadened(grid, found), initial=0.0)), 1e-3)
-    for text, place, height in _labels(centres, heights):
+    for text, place, height in _labels(centres, broadened(centres, found)):
         axes.annotate(
             text,
             (place, height),
@@ -84,9 +86,10 @@ def draw_spectrum(found: Vibrations, path: Path) -> None:
 def _labels(centres: np.ndarray, heights: np.ndarray) -> list[tuple[str, float, float]]:
     """Texts of the strongest lines; lines that would overlap share one."""
     chosen: list[tuple[str, float, float]] = []
-    strongest = np.argsort(-heights)[:_NAMED]
-    for index in strongest:
+    for index in np.argsort(-heights):
         place, height = float(centres[index]), float(heights[index])
+        if len(chosen) == _NAMED or height < _VISIBLE * float(np.max(heights)):
+            break
         # A letter's height at this size is some 50 cm⁻¹.
         if all(abs(place - other) > 50.0 for _, other, _ in chosen):
             chosen.append((f"{place:.0f}", place, height))

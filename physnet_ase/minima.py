@@ -24,7 +24,7 @@ class Minimum(NamedTuple):
     vibrations: Vibrations | None
 
 
-class Levels(NamedTuple):
+class StateLevels(NamedTuple):
     """A molecule in each of its states."""
 
     geometries: tuple[Atoms, ...]
@@ -111,7 +111,7 @@ def level_energies(
     relaxation: Relaxation,
     *,
     zero_point: bool = False,
-) -> list[Levels]:
+) -> list[StateLevels]:
     """Geometries and energies of each molecule in each of its states.
 
     Raises:
@@ -123,7 +123,7 @@ def level_energies(
     if kind == "vertical":
         energies = vertical_energies(molecules, calculator, states)
         return [
-            Levels(tuple(with_state(molecule, state) for state in mine), row, None)
+            StateLevels(tuple(with_state(molecule, state) for state in mine), row, None)
             for molecule, mine, row in zip(molecules, states, energies, strict=True)
         ]
     levels = []
@@ -133,7 +133,7 @@ def level_energies(
             for state in mine
         ]
         levels.append(
-            Levels(
+            StateLevels(
                 tuple(one.geometry for one in minima),
                 tuple(one.energy for one in minima),
                 zero_point_energies(minima),
