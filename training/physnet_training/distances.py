@@ -87,22 +87,19 @@ def closest_pair(positions: Array) -> tuple[float, int]:
     return best, atom
 
 
-def closest_image(
-    positions: Array, cell: Array, pbc: Array, radius: float = _RADIUS
-) -> tuple[float, int]:
+def closest_image(positions: Array, cell: Array, pbc: Array) -> tuple[float, int]:
     """Distance between the two closest atoms of one periodic structure.
 
     Args:
         positions: [atoms, 3] Å.
         cell: [3, 3] Å, rows are the cell vectors.
         pbc: [3] periodic directions.
-        radius: Å, where to look.
 
     Returns:
         The distance in Å, images included, and one of the two atoms; infinite where
-        no two atoms are closer than ``radius``.
+        no two atoms are closer than 1 Å.
     """
-    found = periodic_pairs(positions, cell, pbc, radius)
+    found = periodic_pairs(positions, cell, pbc, _RADIUS)
     if found.shifts is None or not len(found.receivers):
         return np.inf, 0
     vectors = positions[found.senders] + found.shifts - positions[found.receivers]

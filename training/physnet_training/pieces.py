@@ -52,14 +52,6 @@ class Piece:
         return np.repeat(np.arange(len(self.sizes)), self.sizes)
 
     @cached_property
-    def electrons(self) -> Array:
-        """[molecules] float64 number of electrons, from elements and charge."""
-        protons = np.add.reduceat(
-            self.take("atomic_numbers").astype(np.int64), self.starts
-        )
-        return protons - self.take("total_charge").astype(np.float64)
-
-    @cached_property
     def multiplicity(self) -> Array:
         """[molecules] float32 2S+1, NaN where it is neither stored nor assumed."""
         return self._dataset.multiplicities(self.rows)
