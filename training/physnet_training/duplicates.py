@@ -15,7 +15,7 @@ from physnet_training.pieces import Piece
 Array = NDArray[Any]
 
 _ENTRY = np.dtype([("key", "<u8"), ("row", "<i8")])
-_PER_BUCKET = 500_000  # molecules sorted at once: 8 MB, and twice that while sorting
+_PER_BUCKET = 250_000  # molecules sorted at once: 4 MB, and twice that while sorting
 _CONFIRM = 1 << 18  # atoms compared at once
 # Odd constants, so that multiplying loses nothing: golden ratio, splitmix64's own.
 _FIRST, _SECOND, _PLACE = (
