@@ -125,18 +125,18 @@ class _Cutter:
     def add(self, read: Molecules, intake: Intake) -> None:
         """Write what remained of a part."""
         molecules = intake.molecules
+        writer = self._writer
         full = self._now.num_molecules == self.size and len(molecules.n_atoms) > 0
-        if self._writer is None or full:
-            self._next(int(read.rows[0]))
-        if self._writer is not None:
-            self._writer.report_invalid(intake.invalid)
-            if len(molecules.n_atoms):
-                self._writer.append(
-                    molecules.n_atoms,
-                    molecules.values,
-                    names=molecules.names,
-                    levels=molecules.levels,
-                )
+        if writer is None or full:
+            writer = self._next(int(read.rows[0]))
+        writer.report_invalid(intake.invalid)
+        if len(molecules.n_atoms):
+            writer.append(
+                molecules.n_atoms,
+                molecules.values,
+                names=molecules.names,
+                levels=molecules.levels,
+            )
         self._now.extend(
             Taken(
                 first_row=int(read.rows[0]),
@@ -158,7 +158,8 @@ class _Cutter:
             self._before.extend(self._now)
         return self._before
 
-    def _next(self, row: int) -> None:
+    def _next(self, row: int) -> PackedWriter:
+        """Begin a piece with this row."""
         self._close()
         number = len(finished_pieces(self.folder))
         if number == MAX_SHARDS:
@@ -168,6 +169,7 @@ class _Cutter:
             )
         self._writer = PackedWriter(self.folder / f"piece-{number:05d}")
         self._now = Taken(first_row=row)
+        return self._writer
 
     def _close(self) -> None:
         if self._writer is not None:
