@@ -121,16 +121,19 @@ def _read_weights(file: Path, metadata: ModelMetadata) -> Params:
 def parameter_shapes(metadata: ModelMetadata) -> dict[str, tuple[int, ...]]:
     """Shapes of all weights of a configuration, by path; nothing is computed."""
     import jax
-    import jax.numpy as jnp
 
     from physnet_ase.network.physnet import PhysNet
     from physnet_ase.untrained import random_molecules
 
     graph = random_molecules((1,), [(0, 1)], seed=0)
-    network = PhysNet(metadata.config)
-    distances = jnp.ones(len(graph.senders))
+    count = len(graph.senders)
+    # NumPy arrays and an abstract key: making a real one would compile programs.
     shapes = jax.eval_shape(
-        network.init, jax.random.key(0), graph, distances, jnp.ones((len(distances), 3))
+        PhysNet(metadata.config).init,
+        jax.eval_shape(lambda: jax.random.key(0)),
+        graph,
+        np.ones(count, np.float32),
+        np.ones((count, 3), np.float32),
     )["params"]
     return {key: leaf.shape for key, leaf in _flatten(shapes).items()}
 

@@ -12,6 +12,7 @@ from physnet_ase.config import ModelConfig
 
 
 @jax.custom_jvp
+@jax.jit
 def shifted_softplus(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """σ(x) = ln(eˣ/2 + 1/2), zero at zero (Unke & Meuwly 2019).
 
