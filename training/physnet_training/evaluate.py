@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from physnet_ase.graph import Graph
 from physnet_ase.state import ElectronicState
+from physnet_training.distinct_states import distinct_states
 from physnet_training.packed import PackedDataset
 from physnet_training.shard import parts
 
@@ -68,8 +69,7 @@ class ErrorSums:
 
     def add(self, values: dict[str, Array]) -> None:
         """Add molecules, with values as :class:`Predictions` has them."""
-        states, owner = np.unique(values["state"], axis=0, return_inverse=True)
-        owner = owner.reshape(-1)
+        states, owner, counts = distinct_states(*values["state"].T)
         # atoms follow their molecules, so their states need no search of their own
         of_atoms = np.repeat(owner, values["size"])
         error = values["energy"] - values["energy_label"]
@@ -88,7 +88,6 @@ class ErrorSums:
                 found[place, column] = np.bincount(
                     index, np.abs(flat[known]) ** power, minlength=len(states)
                 )
-        counts = np.bincount(owner, minlength=len(states))
         for place, (q, m) in enumerate(states.tolist()):
             self._molecules[q, m] += int(counts[place])
             self._sums[q, m] = self._sums.get((q, m), 0.0) + found[:, :, place]

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from physnet_training.distinct_states import distinct_states
 from physnet_training.durable import check_seal, read_json
 from physnet_training.layout import FIELDS, LABELS, REPORT
 from physnet_training.shard import FileProgress, Shard, merge_names, parts
@@ -166,8 +167,7 @@ class PackedDataset:
         for rows in parts(molecules):
             if skip_unknown:
                 rows = rows[np.isfinite(self.multiplicities(rows))]
-            states = np.stack(self.states_of(rows), axis=1)
-            values, counts = np.unique(states, axis=0, return_counts=True)
+            values, _, counts = distinct_states(*self.states_of(rows))
             for (q, m), count in zip(values.tolist(), counts.tolist(), strict=True):
                 total[q, m] += count
         return dict(sorted(total.items()))

@@ -6,6 +6,10 @@ from typing import NamedTuple
 import numpy as np
 
 from physnet_ase.state import ElectronicState
+from physnet_training.distinct_states import distinct_states
+
+_FIRST_ROWS = 4096  # molecules behind the first solution
+_DEPENDENT = 1e-13  # of the largest eigenvalue: combinations that no molecule shows
 
 
 class References(NamedTuple):
@@ -35,8 +39,10 @@ class References(NamedTuple):
 class ReferenceFit:
     """Least squares for the references, molecules added in any number of pieces.
 
-    What was added is kept as the triangular factor of a QR decomposition, which loses
-    no digits the way the normal equations do, and has the size of the unknowns.
+    Sums of products are kept, which have the size of the unknowns. Those of the counts
+    are whole numbers and exact. The energies enter less a first solution, so that of
+    thousands of eV a few remain, and the squared condition number of normal equations
+    costs no digits that matter.
 
     Args:
         elements: Atomic numbers, the columns of the compositions.
@@ -51,8 +57,9 @@ class ReferenceFit:
         fitted = [s for s in self._counts if s != ElectronicState(0, 1)]
         self._column = {state: place for place, state in enumerate(fitted)}
         width = len(elements) + len(fitted) + 1  # the last column is the energy
-        self._factor = np.zeros((0, width))
-        self._per_atom = np.zeros((0, width))
+        self._products = np.zeros((width, width))
+        self._per_atom = np.zeros((width, width))
+        self._first: np.ndarray | None = None
         self._rows = 0
 
     def add(
@@ -73,18 +80,21 @@ class ReferenceFit:
         )
         if len(energies) == 0:
             return
-        rows = np.zeros((len(energies), self._factor.shape[1]))
+        rows = np.zeros((len(energies), len(self._products)))
         rows[:, : len(self._elements)] = composition
-        unique, which = np.unique(states, axis=0, return_inverse=True)
+        unique, which, _ = distinct_states(*states.T)
         place = [self._column.get(ElectronicState(*s), -1) for s in unique.tolist()]
-        column = np.array(place)[which.reshape(-1)]
+        column = np.array(place)[which]
         charged = np.flatnonzero(column >= 0)
         rows[charged, len(self._elements) + column[charged]] = 1.0
-        rows[:, -1] = energies
+        if self._first is None:
+            some = rows[:_FIRST_ROWS, :-1]
+            self._first = np.linalg.lstsq(some, energies[:_FIRST_ROWS], rcond=None)[0]
+        rows[:, -1] = energies - rows[:, :-1] @ self._first
         self._rows += len(rows)
-        self._factor = _stacked(self._factor, rows)
+        self._products += rows.T @ rows
         rows /= composition.sum(axis=1, keepdims=True)
-        self._per_atom = _stacked(self._per_atom, rows)
+        self._per_atom += rows.T @ rows
 
     def references(self) -> References:
         """The solution of minimum norm.
@@ -111,23 +121,21 @@ class ReferenceFit:
 
     def residual_per_atom(self) -> float:
         """Root mean square of what the references leave over, in eV per atom."""
-        left = self._per_atom @ np.append(-self._solve(), 1.0)
-        return float(np.sqrt(left @ left / self._rows))
+        solution = self._solve()
+        left = np.append(self._first - solution, 1.0)
+        return float(np.sqrt(max(left @ self._per_atom @ left, 0.0) / self._rows))
 
     def _solve(self) -> np.ndarray:
-        if self._rows == 0:
+        if self._first is None:
             raise ValueError(
                 "no training molecule has an energy; convert data with energy labels"
             )
-        design, energies = self._factor[:, :-1], self._factor[:, -1]
-        # what counts as dependent is decided as for all the rows together
-        limit = np.finfo(np.float64).eps * max(self._rows, design.shape[1])
-        return np.linalg.lstsq(design, energies, rcond=limit)[0]
-
-
-def _stacked(factor: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Triangular factor of everything seen so far and of these rows."""
-    return np.asarray(np.linalg.qr(np.concatenate([factor, rows]), mode="r"))
+        values, vectors = np.linalg.eigh(self._products[:-1, :-1])
+        kept = values > _DEPENDENT * values[-1]
+        values, vectors = values[kept], vectors[:, kept]
+        # What the molecules do not determine must be zero in the first solution too.
+        change = (vectors.T @ self._products[:-1, -1]) / values
+        return vectors @ (vectors.T @ self._first + change)
 
 
 def fit_references(
@@ -150,7 +158,7 @@ def fit_references(
     Raises:
         ValueError: No molecule has an energy.
     """
-    unique, counts = np.unique(states, axis=0, return_counts=True)
+    unique, _, counts = distinct_states(*states.T)
     pairs = zip(unique.tolist(), counts.tolist(), strict=True)
     fit = ReferenceFit(elements, {ElectronicState(*s): n for s, n in pairs})
     fit.add(energies, composition, states)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from physnet_training.distinct_states import distinct_states
 from physnet_training.order import Sampling, epoch_order
 from physnet_training.packed import PackedDataset
 from physnet_training.shard import parts
@@ -117,10 +118,9 @@ def state_numbers(dataset: PackedDataset, molecules: Array) -> Array:
     known: dict[tuple[int, int], int] = {}
     found = []
     for rows in parts(molecules):
-        states = np.stack(dataset.states_of(rows), axis=1)
-        unique, inverse = np.unique(states, axis=0, return_inverse=True)
+        unique, inverse, _ = distinct_states(*dataset.states_of(rows))
         numbers = [known.setdefault((q, m), len(known)) for q, m in unique.tolist()]
-        found.append(np.array(numbers, np.int16)[inverse.reshape(-1)])
+        found.append(np.array(numbers, np.int16)[inverse])
     return np.concatenate(found)
 
 
