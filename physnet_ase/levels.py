@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from ase import Atoms
 
-from physnet_ase.batch_evaluation import Result
+from physnet_ase.batch import Result
 from physnet_ase.calculator import PhysNetCalculator
 from physnet_ase.results import Kind, State
 from physnet_ase.state import ElectronicState, as_state, is_possible, signed, with_state
@@ -140,6 +140,19 @@ def vertical_energies(
     """
     rows = evaluate_states(molecules, calculator, states, ("energy",))
     return [tuple(float(result.energy) for result in row) for row in rows]
+
+
+def check_open(molecule: Atoms, quantity: str) -> None:
+    """Raise unless the molecule has no periodic direction.
+
+    Raises:
+        ValueError: It has one; the message names the ``quantity``.
+    """
+    if molecule.pbc.any():
+        raise ValueError(
+            f"{molecule.get_chemical_formula()}: a {quantity} belongs to a molecule; "
+            f"got pbc={molecule.pbc.tolist()}"
+        )
 
 
 def check_kind(kind: Kind) -> None:

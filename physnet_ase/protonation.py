@@ -8,6 +8,7 @@ import numpy as np
 from ase import Atoms
 
 from physnet_ase.calculator import PhysNetCalculator
+from physnet_ase.levels import check_open
 from physnet_ase.minima import (
     Minimum,
     proven_minimum,
@@ -130,11 +131,7 @@ def _proton_affinity(
     relaxation: Relaxation,
     corrections: _Corrections,
 ) -> ProtonAffinity:
-    if molecule.pbc.any():
-        raise ValueError(
-            f"{molecule.get_chemical_formula()}: a proton affinity belongs to a "
-            f"molecule; got pbc={molecule.pbc.tolist()}"
-        )
+    check_open(molecule, "proton affinity")
     state = calculator.resolve_state(molecule)
     acid_state = ElectronicState(state.charge + 1, state.multiplicity)
     # Whatever cannot be is said before the first relaxation.

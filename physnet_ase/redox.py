@@ -1,7 +1,7 @@
 """Redox potential of a molecule against a reference electrode."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ from ase import Atoms
 
 from physnet_ase.calculator import PhysNetCalculator
 from physnet_ase.electron_transfer import relaxed_couple
+from physnet_ase.levels import check_open
 from physnet_ase.minima import Minimum, proven_vibrations
 from physnet_ase.relaxation import Relaxation
 from physnet_ase.results import Observable, State, one_or_many
@@ -102,15 +103,11 @@ def redox_potential(
         RuntimeError: A relaxation did not converge, or with a temperature not to a
             minimum.
     """
-    name, zero = _reference(reference)
-    solvation = _solvation(solvation_energies, len(atoms))
+    electrode = _reference(reference)
     results = []
+    solvation = _solvation(solvation_energies, len(atoms))
     for molecule, solvated in zip(atoms, solvation, strict=True):
-        if molecule.pbc.any():
-            raise ValueError(
-                f"{molecule.get_chemical_formula()}: a redox potential belongs to a "
-                f"molecule; got pbc={molecule.pbc.tolist()}"
-            )
+        check_open(molecule, "redox potential")
         start = calculator.resolve_state(molecule)
         if to_state is not None:
             _check_charges(start, as_state(to_state))
@@ -122,28 +119,45 @@ def redox_potential(
             relaxation,
             proven=temperature is not None,
         )
-        energies = pair[0].energy, pair[1].energy
-        corrections = _gibbs_corrections(pair, temperature)
-        first, second = (
-            sum(parts)
-            for parts in zip(energies, corrections or (0.0, 0.0), solvated, strict=True)
-        )
-        charge_change = end.charge - start.charge
+        plain = _potential((start, end), pair, solvated or (0.0, 0.0), temperature)
         results.append(
-            RedoxPotential(
-                (second - first) / charge_change - zero,
-                (start, end),
-                energies,
-                (pair[0].geometry, pair[1].geometry),
-                num_electrons=abs(charge_change),
-                reference=name,
-                reference_potential=zero,
-                gibbs_corrections=corrections,
-                solvation_energies=solvated,
-                gas_phase=solvation_energies is None,
+            replace(
+                plain,
+                value=plain.value - electrode[1],
+                reference=electrode[0],
+                reference_potential=electrode[1],
+                gas_phase=solvated is None,
             )
         )
     return results
+
+
+def _potential(
+    states: tuple[ElectronicState, ElectronicState],
+    minima: Sequence[Minimum],
+    solvation: tuple[float, float],
+    temperature: float | None,
+) -> RedoxPotential:
+    """The absolute potential of a couple."""
+    energies = minima[0].energy, minima[1].energy
+    corrections = _gibbs_corrections(minima, temperature)
+    first, second = (
+        sum(parts)
+        for parts in zip(energies, corrections or (0.0, 0.0), solvation, strict=True)
+    )
+    charge_change = states[1].charge - states[0].charge
+    return RedoxPotential(
+        (second - first) / charge_change,
+        states,
+        energies,
+        (minima[0].geometry, minima[1].geometry),
+        num_electrons=abs(charge_change),
+        reference="absolute",
+        reference_potential=0.0,
+        gibbs_corrections=corrections,
+        solvation_energies=solvation,
+        gas_phase=False,
+    )
 
 
 def _reference(reference: str | float) -> tuple[str, float]:
@@ -157,14 +171,16 @@ def _reference(reference: str | float) -> tuple[str, float]:
     return reference, REFERENCE_ELECTRODES[reference]
 
 
-def _solvation(given: Sequence[Any] | None, count: int) -> list[tuple[float, float]]:
-    """One pair per molecule.
+def _solvation(
+    given: Sequence[Any] | None, count: int
+) -> Sequence[tuple[float, float] | None]:
+    """One pair per molecule, or ``None`` for each.
 
     Raises:
         ValueError: The numbers given are not that.
     """
     if given is None:
-        return [(0.0, 0.0)] * count
+        return [None] * count
     pairs = np.asarray(given, dtype=float)
     if pairs.shape == (2,) and count == 1:
         pairs = pairs[None]
