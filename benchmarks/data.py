@@ -130,7 +130,7 @@ def shards(path: Path, other: Path, repeats: int = 7, count: int = 1000) -> Repo
     return {"one_directory": one, "many_shards": many, "ratio": many / one}
 
 
-def training(path: Path, steps: int = 60) -> Report:
+def training(path: Path, steps: int = 30) -> Report:
     """Waiting for data in steps of the default model, compilations left out."""
     import tempfile
 
