@@ -136,3 +136,14 @@ def test_crossing_point(tmp_path):
     assert number_after(printed, "force left along the seam:") < 0.02
     assert len(read(tmp_path / "results" / "crossing.xyz")) == 3
     assert (tmp_path / "results" / "crossing.png").stat().st_size > 5000
+
+
+def test_ir_spectrum(tmp_path):
+    printed = run_example("08_ir_spectrum.py", tmp_path, "states-dft-small")
+    lines = re.findall(r"^ +([\d.]+) cm⁻¹ +([\d.]+) km/mol", printed, re.MULTILINE)
+    wavenumbers = [float(wavenumber) for wavenumber, _ in lines]
+    # Six modes each; the neutral's near the measured ones, in the same order.
+    assert len(wavenumbers) == 12
+    measured = (1167, 1249, 1500, 1746, 2783, 2843)
+    assert wavenumbers[:6] == pytest.approx(measured, rel=0.1)
+    assert (tmp_path / "results" / "spectrum.png").stat().st_size > 5000

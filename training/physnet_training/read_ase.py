@@ -5,16 +5,17 @@ from collections.abc import Iterator
 from contextlib import closing
 from json import JSONDecodeError
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase import Atoms
-from ase.db import connect
-from ase.db.row import AtomsRow
 from ase.io.trajectory import Trajectory
 
 from physnet_training.ase_frames import FrameReader, join_frames
 from physnet_training.molecules import Molecules, ReadOptions
+
+if TYPE_CHECKING:
+    from ase.db.row import AtomsRow
 
 _DAMAGE = (
     OSError,
@@ -72,7 +73,7 @@ def count_database(path: Path) -> int | None:
     """Number of rows; None for a file that cannot be read."""
     try:
         _check_database(path)
-        return int(connect(path, use_lock_file=False).count())
+        return int(_connect(path).count())
     except _DAMAGE:
         return None
 
@@ -102,7 +103,7 @@ def _database_frames(
     while True:
         try:
             _check_database(path)
-            with connect(path, use_lock_file=False) as database:
+            with _connect(path) as database:
                 # ASE fetches all that a query finds, so ask for a part at a time.
                 found = list(database.select(sort="id", limit=_AT_ONCE, offset=row))
             frames = [_row_content(one) for one in found]
@@ -116,7 +117,14 @@ def _database_frames(
             return
 
 
-def _row_content(row: AtomsRow) -> tuple[Atoms, dict[str, Any]]:
+def _connect(path: Path) -> Any:
+    """Open a database; imported here, because it brings half a second of SciPy."""
+    from ase.db import connect
+
+    return connect(path, use_lock_file=False)
+
+
+def _row_content(row: "AtomsRow") -> tuple[Atoms, dict[str, Any]]:
     """Atoms with results, and what else the row says.
 
     Raises:

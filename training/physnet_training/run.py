@@ -12,6 +12,7 @@ from physnet_training.evaluate import evaluate_potential
 from physnet_training.loader import PackedMemmapLoader
 from physnet_training.packed import PackedDataset
 from physnet_training.plots import plot_history, plot_parity
+from physnet_training.read_deepmd import is_deepmd
 from physnet_training.source_report import source_sha256
 from physnet_training.trainer import Progress, Trainer, prepare
 
@@ -29,7 +30,8 @@ def open_data(recipe: Recipe, out: Path) -> PackedDataset:
         raise ValueError(
             "the recipe names no data; set data.sources or give --data FILE_OR_DATASET"
         )
-    if len(sources) == 1 and Path(sources[0]).is_dir():
+    only = Path(sources[0])
+    if len(sources) == 1 and only.is_dir() and not is_deepmd(only):
         return PackedDataset.open(sources[0], assume_multiplicity=assume)
     target = out / "dataset"
     if not target.exists():
