@@ -136,7 +136,7 @@ def training(path: Path, steps: int = 30) -> Report:
 
     import jax
     from physnet_training.config import Recipe
-    from physnet_training.feed import Feed
+    from physnet_training.loading.feed import Feed
     from physnet_training.splits import Split
     from physnet_training.trainer import Trainer
 

@@ -4,14 +4,14 @@ import json
 from pathlib import Path
 
 import numpy as np
-import physnet_training.pieces
+import physnet_training.auditing.pieces
 import pytest
-from physnet_training.audit import audit_dataset
+from physnet_training.auditing.audit import audit_dataset
+from physnet_training.auditing.energy_fit import LinearFit, make_design
+from physnet_training.auditing.histogram import Histogram
+from physnet_training.auditing.pieces import pieces
 from physnet_training.convert import convert
-from physnet_training.energy_fit import LinearFit, make_design
-from physnet_training.histogram import Histogram
 from physnet_training.packed import PackedDataset
-from physnet_training.pieces import pieces
 from physnet_training.references import fit_references
 from physnet_training.writer import PackedWriter
 
@@ -170,7 +170,7 @@ def test_pieces_do_not_matter(make_molecules, tmp_path, monkeypatch):
     made["values"]["energy"][60] -= 200.0
     dataset = written(tmp_path / "set", made, made)
     whole = audit_dataset(dataset)
-    monkeypatch.setattr(physnet_training.pieces, "_MAX_ATOMS", 50)
+    monkeypatch.setattr(physnet_training.auditing.pieces, "_MAX_ATOMS", 50)
     parts = audit_dataset(dataset)
     fits = [report.pop("energies")["fits"][0]["elements"] for report in (whole, parts)]
     assert fits[0] == pytest.approx(fits[1])
@@ -197,7 +197,7 @@ def test_dataset_without_energies_or_with_nonsense(make_molecules, tmp_path):
 
 def test_fit_in_pieces_is_the_fit_of_all(make_molecules, tmp_path, monkeypatch):
     dataset = written(tmp_path / "set", sound(make_molecules))
-    monkeypatch.setattr(physnet_training.pieces, "_MAX_MOLECULES", 17)
+    monkeypatch.setattr(physnet_training.auditing.pieces, "_MAX_MOLECULES", 17)
     fit, parts = LinearFit(), list(pieces(dataset))
     assert len(parts) == 12
     for piece in parts:

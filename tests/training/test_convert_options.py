@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from physnet_training import convert_display
 from physnet_training.cli import app
-from physnet_training.convert_display import ConversionBar
-from physnet_training.convert_options import make_job
+from physnet_training.conversion import display as convert_display
+from physnet_training.conversion.display import ConversionBar
+from physnet_training.conversion.options import make_job
 from physnet_training.packed import PackedDataset
 from rich.console import Console
 from typer.testing import CliRunner

@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from physnet_training import convert_job, convert_processes
+from physnet_training.conversion import job as convert_job
+from physnet_training.conversion import processes as convert_processes
 from physnet_training.convert import convert
 from physnet_training.packed import PackedDataset
 

@@ -1,13 +1,13 @@
 """Exact duplicates: every kind of difference counts, hashes alone decide nothing."""
 
 import numpy as np
-import physnet_training.duplicates
+import physnet_training.auditing.duplicates
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from physnet_training.duplicates import DuplicateFinder, molecule_hashes
+from physnet_training.auditing.duplicates import DuplicateFinder, molecule_hashes
+from physnet_training.auditing.pieces import pieces
 from physnet_training.packed import PackedDataset
-from physnet_training.pieces import pieces
 from physnet_training.writer import PackedWriter
 
 
@@ -102,7 +102,7 @@ def test_equal_hashes_of_different_molecules(monkeypatch, make_dataset):
     """All hashes the same: every row is compared with the first, none is equal."""
     dataset = PackedDataset.open(make_dataset([3, 3, 2, 3], seed=2))
     monkeypatch.setattr(
-        physnet_training.duplicates,
+        physnet_training.auditing.duplicates,
         "molecule_hashes",
         lambda piece: np.zeros(len(piece.rows), np.uint64),
     )
@@ -137,9 +137,11 @@ def test_any_arrangement(tmp_path_factory, make_molecules, copies, buckets):
         first.setdefault(kind, row)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            physnet_training.duplicates, "_PER_BUCKET", -(-len(copies) // buckets)
+            physnet_training.auditing.duplicates,
+            "_PER_BUCKET",
+            -(-len(copies) // buckets),
         )
-        patch.setattr(physnet_training.duplicates, "_CONFIRM", 4)
+        patch.setattr(physnet_training.auditing.duplicates, "_CONFIRM", 4)
         found = find(PackedDataset.open(folder))
     assert found.count == len(expected)
     assert found.rows.tolist() == [list(pair) for pair in expected]

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from physnet_training.formats import ENDINGS, find_format
+from physnet_training.sources.formats import ENDINGS, find_format
 
 
 @pytest.mark.parametrize(

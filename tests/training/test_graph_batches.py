@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from physnet_training import PackedMemmapLoader
-from physnet_training.batching import Shape, fits
+from physnet_training.loading.batching import Shape, fits
+from physnet_training.loading.pairs import all_pairs
+from physnet_training.loading.shapes import MAX_SHAPES
 from physnet_training.packed import PackedDataset
-from physnet_training.pairs import all_pairs
-from physnet_training.shapes import MAX_SHAPES
 from physnet_training.writer import PackedWriter
 
 LABELS = ("energy", "forces", "dipole", "charges", "spin_populations")

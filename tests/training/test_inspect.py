@@ -7,14 +7,14 @@ from io import StringIO
 import matplotlib.image
 import numpy as np
 import pytest
-from physnet_training.audit import audit_dataset
-from physnet_training.audit_plot import plot_audit
+from physnet_training.auditing.audit import audit_dataset
+from physnet_training.auditing.plot import plot_audit
+from physnet_training.auditing.rows import describe_row, parse_rows
+from physnet_training.auditing.summary import describe, stored_audit, table
 from physnet_training.cli import app
 from physnet_training.convert import convert
-from physnet_training.inspect import describe, stored_audit, table
-from physnet_training.inspect_rows import describe_row, parse_rows
-from physnet_training.layout import FIELDS, MANIFEST
 from physnet_training.packed import PackedDataset
+from physnet_training.storage.layout import FIELDS, MANIFEST
 from rich.console import Console
 from typer.testing import CliRunner
 

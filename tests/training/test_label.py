@@ -6,9 +6,9 @@ import pytest
 from ase.build import molecule
 from label_calculator import Springs
 from physnet_training.label import Run, label
-from physnet_training.label_methods import Method
-from physnet_training.label_plan import Plan, parse_states, read_structures
-from physnet_training.label_sampling import Sampling
+from physnet_training.labelling.methods import Method
+from physnet_training.labelling.plan import Plan, parse_states, read_structures
+from physnet_training.labelling.sampling import Sampling
 from physnet_training.packed import PackedDataset
 
 STATES = "0,1 1,2 -1,2 0,3 0,2"

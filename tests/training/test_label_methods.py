@@ -8,9 +8,10 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.calculator import CalculationFailed
 from ase.calculators.fd import calculate_numerical_forces
-from physnet_training import label_calculators, label_methods
-from physnet_training.label_methods import Method
-from physnet_training.label_tasks import label_geometry
+from physnet_training.labelling import calculators as label_calculators
+from physnet_training.labelling import methods as label_methods
+from physnet_training.labelling.methods import Method
+from physnet_training.labelling.tasks import label_geometry
 
 from physnet_ase.state import ElectronicState
 from physnet_ase.units import BOHR, HARTREE

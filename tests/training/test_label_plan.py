@@ -4,10 +4,10 @@ import pytest
 from ase import Atoms
 from ase.build import molecule
 from physnet_training.label import Run
-from physnet_training.label_journal import Journal
-from physnet_training.label_methods import Method
-from physnet_training.label_plan import Job, Plan, parse_states, read_structures
-from physnet_training.label_sampling import Sampling
+from physnet_training.labelling.journal import Journal
+from physnet_training.labelling.methods import Method
+from physnet_training.labelling.plan import Job, Plan, parse_states, read_structures
+from physnet_training.labelling.sampling import Sampling
 
 SPRINGS = "label_calculator:springs"
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from physnet_training.label import Run, label
-from physnet_training.label_methods import Method
-from physnet_training.label_parts import (
+from physnet_training.labelling.methods import Method
+from physnet_training.labelling.parts import (
     Part,
     discard_part,
     is_written,
@@ -19,8 +19,8 @@ from physnet_training.label_parts import (
     part_folder,
     place,
 )
-from physnet_training.label_plan import Plan, parse_states, read_structures
-from physnet_training.label_sampling import Sampling
+from physnet_training.labelling.plan import Plan, parse_states, read_structures
+from physnet_training.labelling.sampling import Sampling
 from physnet_training.packed import PackedDataset
 
 STATES = "0,1 1,2 -1,2 0,3 0,2"
@@ -213,8 +213,8 @@ def test_a_script_without_a_guard_is_told_so(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "from physnet_training.label import Run, label\n"
-        "from physnet_training.label_methods import Method\n"
-        "from physnet_training.label_plan import Plan, read_structures\n"
+        "from physnet_training.labelling.methods import Method\n"
+        "from physnet_training.labelling.plan import Plan, read_structures\n"
         "plan = Plan(read_structures(['H2O']), Method('ase.calculators.emt:EMT'))\n"
         f"label(plan, {str(tmp_path / 'set')!r}, run=Run(workers=1))\n"
     )

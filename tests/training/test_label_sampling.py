@@ -4,9 +4,9 @@ from ase.build import molecule
 from ase.calculators.emt import EMT
 from label_calculator import Springs
 from physnet_training.label import Run, label
-from physnet_training.label_methods import Method
-from physnet_training.label_plan import Plan, parse_states, read_structures
-from physnet_training.label_sampling import (
+from physnet_training.labelling.methods import Method
+from physnet_training.labelling.plan import Plan, parse_states, read_structures
+from physnet_training.labelling.sampling import (
     MIN_WAVENUMBER,
     Sampling,
     displace,

@@ -1,7 +1,7 @@
 """Keys and units of data files."""
 
 import pytest
-from physnet_training.naming import factor_to_internal, find_keys, unit_suffix
+from physnet_training.sources.naming import factor_to_internal, find_keys, unit_suffix
 
 from physnet_ase.units import BOHR, DEBYE, HARTREE, KCAL_PER_MOL
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from physnet_training.order import Sampling, balanced_draws, epoch_order
+from physnet_training.loading.order import Sampling, balanced_draws, epoch_order
 
 
 def sizes_of(count, seed=0):

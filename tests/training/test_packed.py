@@ -5,8 +5,8 @@ import shutil
 
 import numpy as np
 import pytest
-from physnet_training.layout import FIELDS, MANIFEST
 from physnet_training.packed import PackedDataset
+from physnet_training.storage.layout import FIELDS, MANIFEST
 
 SIZES = (3, 1, 4, 2, 3)
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from physnet_training.auditing.energy_forces import find_changes
+from physnet_training.auditing.energy_scale import atom_energies
+from physnet_training.auditing.pieces import sample
+from physnet_training.auditing.plausibility import judge_units
 from physnet_training.convert import convert
-from physnet_training.energy_forces import find_changes
-from physnet_training.energy_scale import atom_energies
 from physnet_training.packed import PackedDataset
-from physnet_training.pieces import sample
-from physnet_training.plausibility import judge_units
 from physnet_training.writer import PackedWriter
 
 from physnet_ase.units import BOHR, HARTREE, KCAL_PER_MOL

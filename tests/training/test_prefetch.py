@@ -7,7 +7,7 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from physnet_training.prefetch import Prefetched
+from physnet_training.loading.prefetch import Prefetched
 
 
 def prefetching():

@@ -9,11 +9,11 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from ase.db import connect
 from ase.io.trajectory import Trajectory
-from physnet_training import read_ase
 from physnet_training.convert import convert
-from physnet_training.formats import find_format
-from physnet_training.molecules import ReadOptions, concatenate
 from physnet_training.packed import PackedDataset
+from physnet_training.sources import read_ase
+from physnet_training.sources.formats import find_format
+from physnet_training.sources.molecules import ReadOptions, concatenate
 
 from physnet_ase.units import HARTREE
 

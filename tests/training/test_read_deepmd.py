@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from physnet_training.convert import convert
-from physnet_training.formats import find_format
-from physnet_training.molecules import ReadOptions, concatenate
 from physnet_training.packed import PackedDataset
-from physnet_training.read_deepmd import read_deepmd
+from physnet_training.sources.formats import find_format
+from physnet_training.sources.molecules import ReadOptions, concatenate
+from physnet_training.sources.read_deepmd import read_deepmd
 
 RNG = np.random.default_rng(0)
 WATER = [0, 1, 1]

@@ -6,10 +6,10 @@ import zipfile
 import numpy as np
 import pytest
 from data_files import write_padded, write_ragged
-from physnet_training import array_pieces
-from physnet_training.formats import find_format
-from physnet_training.molecules import ReadOptions, concatenate
-from physnet_training.read_npz import read_npz
+from physnet_training.sources import array_pieces
+from physnet_training.sources.formats import find_format
+from physnet_training.sources.molecules import ReadOptions, concatenate
+from physnet_training.sources.read_npz import read_npz
 
 WRITERS = {"ragged": write_ragged, "padded": write_padded}
 SIZES = [3, 1, 4, 2, 5, 4, 1, 2]

@@ -4,13 +4,13 @@ import shutil
 
 import numpy as np
 import pytest
-from physnet_training import read_packed as module
 from physnet_training.convert import convert
-from physnet_training.formats import find_format
-from physnet_training.layout import FIELDS
-from physnet_training.molecules import ReadOptions, concatenate
 from physnet_training.packed import PackedDataset
-from physnet_training.read_packed import read_packed
+from physnet_training.sources import read_packed as module
+from physnet_training.sources.formats import find_format
+from physnet_training.sources.molecules import ReadOptions, concatenate
+from physnet_training.sources.read_packed import read_packed
+from physnet_training.storage.layout import FIELDS
 from physnet_training.writer import PackedWriter
 
 SIZES = [3, 1, 4, 2, 5]

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from physnet_training import PackedMemmapLoader
 from physnet_training.convert import convert
-from physnet_training.layout import FIELDS
 from physnet_training.packed import PackedDataset
+from physnet_training.storage.layout import FIELDS
 
 WRITERS = {
     "ragged.npz": write_ragged,

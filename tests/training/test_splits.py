@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from physnet_training.order import hash_uniform
+from physnet_training.loading.order import hash_uniform
 from physnet_training.packed import PackedDataset
 from physnet_training.splits import (
     Split,

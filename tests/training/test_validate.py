@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from physnet_training.distances import closest_pair, shortest_distances
-from physnet_training.molecules import Molecules
-from physnet_training.validate import check_molecules, find_problems
+from physnet_training.auditing.distances import closest_pair, shortest_distances
+from physnet_training.auditing.validate import check_molecules, find_problems
+from physnet_training.sources.molecules import Molecules
 
 
 @pytest.fixture

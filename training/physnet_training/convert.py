@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from physnet_training.assemble import assemble
-from physnet_training.audit import AuditProgress
-from physnet_training.convert_job import Job, Source, Workspace
-from physnet_training.convert_options import read_options_from
-from physnet_training.convert_processes import convert_sources
-from physnet_training.formats import find_format
-from physnet_training.intake import POLICIES, Policy
-from physnet_training.source_report import ConversionReport, SourceReport
+from physnet_training.auditing.audit import AuditProgress
+from physnet_training.conversion.assemble import assemble
+from physnet_training.conversion.intake import POLICIES, Policy
+from physnet_training.conversion.job import Job, Source, Workspace
+from physnet_training.conversion.options import read_options_from
+from physnet_training.conversion.processes import convert_sources
+from physnet_training.conversion.source_report import ConversionReport, SourceReport
+from physnet_training.sources.formats import find_format
 
 Progress = Callable[[Path, int], None]
 """Called with the source and the number of molecules written so far."""

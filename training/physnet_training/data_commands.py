@@ -3,8 +3,8 @@
 import typer
 
 from physnet_ase.plain_errors import plain_errors
-from physnet_training.convert_command import convert
-from physnet_training.inspect_command import inspect
+from physnet_training.auditing.command import inspect
+from physnet_training.conversion.command import convert
 
 data_app = typer.Typer()
 _plain = plain_errors("physnet-train")

@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from physnet_ase.state import ElectronicState
-from physnet_training.label_jobs import Progress, Scheduler
-from physnet_training.label_journal import Journal
-from physnet_training.label_output import list_failures, write_part
-from physnet_training.label_parts import (
+from physnet_training.labelling.jobs import Progress, Scheduler
+from physnet_training.labelling.journal import Journal
+from physnet_training.labelling.output import list_failures, write_part
+from physnet_training.labelling.parts import (
     Part,
     discard_part,
     is_written,
     place,
     read_mark,
 )
-from physnet_training.label_plan import Job, Plan
-from physnet_training.label_tasks import perform
-from physnet_training.label_workers import run_tasks
+from physnet_training.labelling.plan import Job, Plan
+from physnet_training.labelling.tasks import perform
+from physnet_training.labelling.workers import run_tasks
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class LabelReport:
         impossible: Structures without any possible state, in words.
         failures_file: The list of failures, if there are any.
         residuals: Net force, spin contamination and time of this share, see
-            ``label_output.Residuals``.
+            ``labelling.output.Residuals``.
     """
 
     target: Path

@@ -10,22 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from physnet_ase.graph import Graph
-from physnet_training.batching import Shape
-from physnet_training.dense import DENSE_FILLS, dense_batch
-from physnet_training.graphs import GraphBuilder
-from physnet_training.order import Sampling
-from physnet_training.packed import PackedDataset
-from physnet_training.padding import Padding, PaddingCount
-from physnet_training.sampler import (
+from physnet_training.loading.batching import Shape
+from physnet_training.loading.dense import DENSE_FILLS, dense_batch
+from physnet_training.loading.graphs import GraphBuilder
+from physnet_training.loading.order import Sampling
+from physnet_training.loading.padding import Padding, PaddingCount
+from physnet_training.loading.sampler import (
     Sampler,
     check_share,
     checked_subset,
     load_weights,
     state_numbers,
 )
-from physnet_training.shapes import choose_widths
+from physnet_training.loading.shapes import choose_widths
+from physnet_training.loading.walk import Walk
+from physnet_training.packed import PackedDataset
 from physnet_training.splits import split_indices
-from physnet_training.walk import Walk
 
 Array = NDArray[Any]
 _FIT_BATCHES = 2000  # batches looked at to choose the static shapes

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from physnet_training.distinct_states import distinct_states
-from physnet_training.durable import check_seal, read_json
-from physnet_training.layout import FIELDS, LABELS, REPORT
-from physnet_training.shard import FileProgress, Shard, merge_names, parts
+from physnet_training.storage.durable import check_seal, read_json
+from physnet_training.storage.layout import FIELDS, LABELS, REPORT
+from physnet_training.storage.shard import FileProgress, Shard, merge_names, parts
 
 Array = NDArray[Any]
 

@@ -12,7 +12,6 @@ from physnet_ase.state import ElectronicState
 from physnet_training.config import Recipe, SplitConfig
 from physnet_training.packed import PackedDataset
 from physnet_training.references import ReferenceFit, References
-from physnet_training.shard import parts
 from physnet_training.splits import (
     Split,
     geometry_split,
@@ -20,6 +19,7 @@ from physnet_training.splits import (
     permutation_split,
     split_indices,
 )
+from physnet_training.storage.shard import parts
 
 
 def make_split(dataset: PackedDataset, config: SplitConfig) -> Split:

@@ -7,13 +7,13 @@ from typing import Any
 
 from physnet_ase.checkpoint import load_potential
 from physnet_training.config import Recipe
+from physnet_training.conversion.source_report import source_sha256
 from physnet_training.convert import convert
 from physnet_training.evaluate import evaluate_potential
 from physnet_training.loader import PackedMemmapLoader
 from physnet_training.packed import PackedDataset
 from physnet_training.plots import plot_history, plot_parity
-from physnet_training.read_deepmd import is_deepmd
-from physnet_training.source_report import source_sha256
+from physnet_training.sources.read_deepmd import is_deepmd
 from physnet_training.trainer import Progress, Trainer, prepare
 
 EVALUATION_BATCH = 128

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from physnet_training.order import hash_uniform
+from physnet_training.loading.order import hash_uniform
 from physnet_training.packed import PackedDataset
-from physnet_training.shard import parts
+from physnet_training.storage.shard import parts
 
 Array = NDArray[Any]
 SPLIT_FILE = "split.npz"

@@ -16,8 +16,8 @@ from physnet_ase.untrained import initial_parameters
 from physnet_training import step as step_module
 from physnet_training.config import Recipe, recipe_from
 from physnet_training.evaluate import Predictions, ReferenceTable
-from physnet_training.feed import Feed
 from physnet_training.loader import PackedMemmapLoader
+from physnet_training.loading.feed import Feed
 from physnet_training.packed import PackedDataset
 from physnet_training.preparation import (
     check_states,

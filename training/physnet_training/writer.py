@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from physnet_training.durable import HashedFile, publish, sync, write_sealed
-from physnet_training.invalid_rows import InvalidRow, InvalidRowsFile
-from physnet_training.layout import (
+from physnet_training.conversion.invalid_rows import InvalidRow, InvalidRowsFile
+from physnet_training.storage.durable import HashedFile, publish, sync, write_sealed
+from physnet_training.storage.layout import (
     FIELDS,
     MANIFEST,
     MAX_GROUPS,
@@ -24,7 +24,7 @@ from physnet_training.layout import (
     Field,
     sha256,
 )
-from physnet_training.tally import Numbering, Tally
+from physnet_training.storage.tally import Numbering, Tally
 
 Array = NDArray[Any]
 _ALWAYS = (

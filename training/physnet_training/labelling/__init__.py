@@ -1,0 +1,1 @@
+"""Labels from ASE calculators: methods, sampling, jobs, journal."""

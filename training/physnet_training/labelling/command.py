@@ -1,0 +1,252 @@
+"""The command ``physnet-train label``."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from physnet_ase.plain_errors import plain_errors
+from physnet_ase.state import ElectronicState, signed
+
+label_app = typer.Typer()
+_plain = plain_errors("physnet-train")
+
+_LOG_SECONDS = 30.0
+
+
+class LabelBar:
+    """A progress bar with the rate and the time left; a context manager.
+
+    Without a terminal it prints a line now and then, so that a log file stays readable.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Progress(
+            TextColumn("labelling"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("label", total=None, note="")
+        self._begin = self._shown = time.monotonic()
+        self._first: int | None = None
+
+    def __enter__(self) -> "LabelBar":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, done: int, failed: int, total: int) -> None:
+        """Show one report."""
+        now = time.monotonic()
+        if self._first is None:  # what an earlier run left says nothing about the rate
+            self._first = done - 1
+            self._bar.reset(self._task, total=total, completed=self._first)
+        rate = (done - self._first) / max(now - self._begin, 1e-9)
+        note = f"{rate:.3g} labels/s" + (f", {failed} failed" if failed else "")
+        self._bar.update(self._task, completed=done, note=note)
+        if not self._console.is_terminal and now - self._shown > _LOG_SECONDS:
+            self._shown = now
+            left = (total - done) / rate
+            line = f"labelled {done}/{total}, {note}, {left:.0f} s left"
+            self._console.print(line, highlight=False)
+
+
+@label_app.command()
+@_plain
+def label(
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            help="STRUCTURES… TARGET: files that ASE reads (all frames; FILE@0 picks "
+            "one) or names such as H2O, then a new folder",
+            show_default=False,
+        ),
+    ],
+    method: Annotated[
+        str,
+        typer.Option(
+            help="gfn2-xtb, gfn1-xtb, pyscf, or package.module:factory, which is "
+            "called with charge= and multiplicity= and returns an ASE calculator."
+        ),
+    ] = "gfn2-xtb",
+    states: Annotated[
+        str | None,
+        typer.Option(
+            help="Charge,multiplicity of each state, such as '0,1 1,2 -1,2 0,3'; "
+            "those that the electron count forbids are skipped. Default: the state "
+            "that each structure names."
+        ),
+    ] = None,
+    functional: Annotated[
+        str | None, typer.Option(help="For pyscf; default wb97x.")
+    ] = None,
+    basis: Annotated[
+        str | None, typer.Option(help="For pyscf; default def2-svpd.")
+    ] = None,
+    grid_level: Annotated[
+        int | None, typer.Option(help="For pyscf: grids, 0 to 9; default 3.")
+    ] = None,
+    level: Annotated[
+        str, typer.Option(help="Level of theory to store; default: from the method.")
+    ] = "",
+    sampling: Annotated[
+        Literal["none", "displace", "modes", "dynamics"],
+        typer.Option(
+            help="Geometries: the structure itself, random displacements, thermal "
+            "displacements along its normal modes, Langevin dynamics."
+        ),
+    ] = "none",
+    samples: Annotated[
+        int, typer.Option(help="Geometries per structure (and temperature).")
+    ] = 10,
+    vertical: Annotated[
+        bool | None,
+        typer.Option(
+            "--vertical/--own-surface",
+            help="Label each geometry in all states (gaps need that), sampled on the "
+            "first state's surface; or give each state geometries of its own surface. "
+            "Default: --own-surface for dynamics, else --vertical.",
+        ),
+    ] = None,
+    relax: Annotated[
+        bool, typer.Option("--relax", help="Relax each structure first.")
+    ] = False,
+    temperature: Annotated[
+        list[float] | None,
+        typer.Option(help="K, for modes and dynamics; repeatable; default 300."),
+    ] = None,
+    amplitude: Annotated[
+        float, typer.Option(help="Å, standard deviation of each displacement.")
+    ] = 0.05,
+    timestep: Annotated[float, typer.Option(help="fs, of dynamics.")] = 0.5,
+    stride: Annotated[int, typer.Option(help="Steps between two samples.")] = 50,
+    burn_in: Annotated[int, typer.Option(help="Steps before the first sample.")] = 400,
+    sampling_method: Annotated[
+        str | None,
+        typer.Option(
+            help="Relax, vibrate and move with this cheaper method, such as gfn2-xtb."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same geometries.")] = 0,
+    workers: Annotated[
+        int | None, typer.Option(help="Parallel processes; default: one per core.")
+    ] = None,
+    process_index: Annotated[
+        int, typer.Option(help="This array task's number, from 0.")
+    ] = 0,
+    process_count: Annotated[int, typer.Option(help="Number of array tasks.")] = 1,
+    timeout: Annotated[
+        float | None, typer.Option(help="s; a step that takes longer has failed.")
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try failed labels again.")
+    ] = False,
+) -> None:
+    """Label structures in several states with a quantum chemistry method.
+
+    Interrupt it at any time: the same command goes on where it stopped. Finished labels
+    wait in TARGET.labels until all are there; what failed is listed in its
+    failures.csv. Exit code 0: the labels are written, though some may have failed; 1:
+    not one could be calculated; 2: wrong input.
+    """
+    from physnet_training.label import Run
+    from physnet_training.label import label as run_label
+    from physnet_training.labelling.methods import Method
+    from physnet_training.labelling.plan import Plan, parse_states, read_structures
+
+    if len(paths) < 2:
+        raise ValueError("label needs at least one STRUCTURE and a TARGET folder")
+    run = Run(workers, process_index, process_count, timeout, retry_failed)
+    wanted = None if states is None else parse_states(states)
+    settings = _checked(
+        kind=sampling,
+        samples=samples,
+        temperatures=tuple(temperature or (300.0,)),
+        amplitude=amplitude,
+        vertical=vertical,
+        relax=relax,
+        timestep_fs=timestep,
+        stride=stride,
+        burn_in=burn_in,
+        seed=seed,
+    )
+    plan = Plan(
+        read_structures(paths[:-1], own_states=wanted is None),
+        Method(method, functional, basis, grid_level, level),
+        wanted,
+        settings,
+        None if sampling_method is None else Method(sampling_method),
+    )
+    for structure in plan.impossible:
+        typer.echo(f"warning: none of the states is possible: {structure}", err=True)
+    console = Console(stderr=True)
+    with LabelBar(console) as bar:
+        report = run_label(plan, Path(paths[-1]), run=run, on_progress=bar)
+    _show(report)
+
+
+def _checked(**settings: Any) -> Any:
+    """The sampling's settings; an error names the option."""
+    from pydantic import ValidationError
+
+    from physnet_training.labelling.sampling import Sampling
+
+    try:
+        return Sampling(**settings)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = str(problem["loc"][0])
+        option = {"temperatures": "temperature", "timestep_fs": "timestep"}.get(name)
+        raise ValueError(
+            f"--{(option or name).replace('_', '-')}: {problem['msg']}, got "
+            f"{problem['input']}"
+        ) from error
+
+
+def _show(report: Any) -> None:
+    """Print counts per state, what is not exact, and what comes next."""
+    table = Table(title=str(report.target), title_justify="left")
+    for heading in ("charge", "2S+1", "labelled", "failed", "impossible structures"):
+        table.add_column(heading, justify="right")
+    columns = (report.labelled, report.failed, report.skipped)
+    states: set[ElectronicState] = set().union(*columns)
+    for state in sorted(states):
+        counts = (str(column[state]) for column in columns)
+        table.add_row(signed(state.charge), str(state.multiplicity), *counts)
+    Console().print(table)
+    residuals = report.residuals
+    typer.echo(
+        "largest net force "
+        f"{residuals['largest_net_force_ev_per_angstrom']:.2g} eV/Å (kept as it is)"
+    )
+    for state, excess in residuals["largest_spin_contamination"].items():
+        if excess > 0.1:
+            typer.echo(f"state {state}: <S²> exceeds S(S+1) by up to {excess:.2f}")
+    if report.failures_file is not None:
+        typer.echo(
+            f"failed labels: {report.failed.total()}, see {report.failures_file}; "
+            "--retry-failed tries them again"
+        )
+    if report.complete:
+        typer.echo(f"{report.target} is complete; {report.target}.labels may go")
+    else:
+        typer.echo(f"{report.target} will appear when all array tasks have finished")

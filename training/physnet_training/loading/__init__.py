@@ -1,0 +1,1 @@
+"""From a packed dataset to batches: order, gathering, padding, prefetching."""

@@ -1,0 +1,1 @@
+"""Where molecules come from: readers of every file format, keys and units."""

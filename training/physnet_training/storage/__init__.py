@@ -1,0 +1,1 @@
+"""A packed dataset as files: layout, checksums, locks, safe writes."""
