@@ -16,7 +16,7 @@ from physnet_training.config import (
     SplitConfig,
 )
 from physnet_training.loader import PackedMemmapLoader
-from physnet_training.naming import ALIASES
+from physnet_training.sources.naming import ALIASES
 
 from physnet_ase.calculator import PhysNetCalculator
 from physnet_ase.config import PRESETS, ModelConfig
