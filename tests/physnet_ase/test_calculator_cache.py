@@ -117,7 +117,7 @@ def test_unseen_states_are_refused_or_warned_about(water):
     water.calc.allow_unseen_states = True
     with pytest.warns(UserWarning, match="not trained on charge -2"):
         assert np.isfinite(water.get_potential_energy())
-    water.calc.allow_unseen_states = False
+    water.calc.parameters["allow_unseen_states"] = False  # past `set`, as users do
     with pytest.raises(ValueError, match="not trained on"):
         water.get_potential_energy()
     water.info.update(charge=4)

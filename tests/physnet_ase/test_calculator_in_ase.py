@@ -14,6 +14,7 @@ from ase.vibrations import Vibrations
 
 from physnet_ase import PhysNetCalculator, untrained_potential
 from physnet_ase.config import ModelConfig
+from physnet_ase.potential import Potential
 
 TINY = ModelConfig(num_features=8, num_radial=8, num_blocks=1, cutoff=5.0, zbl=True)
 POTENTIAL = untrained_potential(TINY, states=((0, 1), (1, 2), (0, 3)), seed=2)
@@ -61,6 +62,23 @@ def test_band_of_an_ion_with_one_calculator_for_all_images(water):
     assert images[1].get_potential_energy() == pytest.approx(middle, abs=1e-5)
 
 
+def test_bands_are_the_same_with_one_calculator_or_with_many(water):
+    last = water.copy()
+    last.positions[1] += [0.0, 0.4, 0.4]
+    forces = []
+    shared = PhysNetCalculator(POTENTIAL)
+    for own in (False, True):
+        images = [water.copy(), water.copy(), water.copy(), last.copy()]
+        for image in images:
+            image.calc = PhysNetCalculator(POTENTIAL) if own else shared
+        band = NEB(images, k=0.3, allow_shared_calculator=not own)
+        band.interpolate()
+        FIRE(band, logfile=None).run(fmax=1e-6, steps=3)
+        forces.append(band.get_forces())
+        assert not np.allclose(images[1].positions, images[2].positions)
+    np.testing.assert_allclose(forces[0], forces[1], atol=1e-4)
+
+
 def test_vibrations_agree_with_the_analytic_hessian(tmp_path):
     atoms = molecule("H2O")
     calculator = PhysNetCalculator(POTENTIAL, dtype="float64")
@@ -86,6 +104,19 @@ def test_dynamics_keeps_the_state_and_moves(water):
     assert np.abs(water.positions - start).max() > 0.0
     fresh = PhysNetCalculator(POTENTIAL, charge=1).get_potential_energy(water.copy())
     assert water.get_potential_energy() == pytest.approx(fresh, abs=1e-5)
+
+
+def test_threads_that_compile_at_once_compile_each_program_once():
+    fresh = Potential(POTENTIAL.metadata, POTENTIAL.params)
+
+    def forces(index):
+        return PhysNetCalculator(fresh).get_forces(molecule(("H2O", "CH4")[index % 2]))
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(forces, range(8)))
+    assert fresh.num_compilations == 2
+    for index, array in enumerate(found):
+        np.testing.assert_array_equal(array, found[index % 2])
 
 
 def test_threads_with_a_calculator_each_share_one_potential():

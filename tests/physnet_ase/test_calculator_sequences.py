@@ -18,7 +18,7 @@ POTENTIAL = untrained_potential(
     TINY, states=((0, 1), (1, 2), (-1, 2), (0, 3), (1, 1), (0, 2))
 )
 WHICH = st.integers(0, 1)
-CHARGES = st.sampled_from([None, 0, 1, -1, 1.0, np.int64(-1), 0.5, -2])
+CHARGES = st.sampled_from([None, 0, 1, -1, 1.0, np.int64(-2), 0.5])
 MULTIPLICITIES = st.sampled_from([None, 1, 2, 3, np.array(2), 4, 0])
 SETTINGS = st.sampled_from(
     [
@@ -56,6 +56,8 @@ class Session(RuleBasedStateMachine):
         for atoms in self.systems:
             atoms.set_initial_magnetic_moments(None)
             atoms.calc = self.calculator
+        self.systems[1].set_cell(2.5 * np.eye(3))
+        self.systems[1].pbc = True
 
     @rule(which=WHICH, charge=CHARGES)
     def change_charge(self, which, charge):
@@ -115,13 +117,14 @@ class Session(RuleBasedStateMachine):
     def change_what_does_not_matter(self):
         self.systems[0].info["note"] = np.arange(3.0)
 
-    @rule(which=WHICH, what=st.sampled_from(["energy", "forces"]))
-    def ask(self, which, what):
-        self.compare(self.systems[which], what)
+    @rule(which=WHICH)
+    def ask_for_forces(self, which):
+        self.compare(self.systems[which], "forces")
 
     @invariant()
-    def the_energy_is_that_of_a_fresh_calculator(self):
-        self.compare(self.systems[0], "energy")
+    def the_energies_are_those_of_a_fresh_calculator(self):
+        for atoms in self.systems:
+            self.compare(atoms, "energy")
 
     def compare(self, atoms, what):
         fresh = PhysNetCalculator(POTENTIAL, **self.calculator.parameters)
@@ -139,4 +142,4 @@ class Session(RuleBasedStateMachine):
 
 
 TestSession = Session.TestCase
-TestSession.settings = settings(max_examples=25, stateful_step_count=15, deadline=None)
+TestSession.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
