@@ -71,7 +71,7 @@ def test_bands_are_the_same_with_one_calculator_or_with_many(water):
         images = [water.copy(), water.copy(), water.copy(), last.copy()]
         for image in images:
             image.calc = PhysNetCalculator(POTENTIAL) if own else shared
-        band = NEB(images, k=0.3, allow_shared_calculator=not own)
+        band = NEB(images, method="improvedtangent", allow_shared_calculator=not own)
         band.interpolate()
         FIRE(band, logfile=None).run(fmax=1e-6, steps=3)
         forces.append(band.get_forces())
