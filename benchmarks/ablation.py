@@ -22,7 +22,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "demo.toml": {},
     "conditioning = attention": {"model": {"conditioning": "attention"}},
     "max_degree = 0": {"model": {"max_degree": 0}},
-    "max_degree = 2": {"model": {"max_degree": 2}},
+    "max_degree = 1": {"model": {"max_degree": 1}},
     "PhysNet's loss weights": {
         "loss": {"energy": 1.0, "forces": 52.9177, "dipole": 27.2114}
     },

@@ -62,7 +62,7 @@ PRESETS: dict[str, ModelConfig] = {
         num_residual_atomic=1,
         num_residual_interaction=1,
         cutoff=6.0,
-        max_degree=1,
+        max_degree=2,
         conditioning="embedding",
     ),
 }
