@@ -23,6 +23,10 @@ import jax
 CACHE_VARIABLE = "PHYSNET_ASE_CACHE"
 """Environment variable: "off", or the folder for compiled programs."""
 _MIN_COMPILE_TIME = "jax_persistent_cache_min_compile_time_secs"
+_UNREADABLE = "Error reading persistent compilation cache entry"
+"""How JAX's warning begins."""
+_SHOWN: dict[Any, Any] = {}
+"""Warnings that Python has shown already, so that none is repeated."""
 _SILENT = 3
 """Level of XLA's log at which only fatal errors are written."""
 
@@ -44,9 +48,9 @@ def cache_folder() -> Path | None:
     return Path(base) / "physnet-ase" / "jax" / _cpu_type()
 
 
-def compile_program(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-    """Compile a lowered program, or fetch it from disk; call it holding ``LOCK``."""
-    with _keeping_programs(), _without_tuning_notes():
+def compile_program(lowered: jax.stages.Lowered, name: str) -> jax.stages.Compiled:
+    """Compile the lowered function ``name``, or fetch it; call it holding ``LOCK``."""
+    with _keeping_programs() as folder, _mending(folder, name), _without_tuning_notes():
         return lowered.compile()
 
 
@@ -80,12 +84,15 @@ def _usable(folder: Path) -> bool:
 
 
 @contextmanager
-def _keeping_programs() -> Iterator[None]:
-    """Have JAX keep what is compiled meanwhile, unless the user chose otherwise."""
+def _keeping_programs() -> Iterator[Path | None]:
+    """Have JAX keep what is compiled meanwhile, unless the user chose otherwise.
+
+    Yields the folder if it is ours.
+    """
     folder = cache_folder()
     chosen = _CONFIG.jax_compilation_cache_dir
     if folder is None or chosen not in (None, str(folder)) or not _usable(folder):
-        yield
+        yield None
         return
     if chosen is None:
         _CONFIG.update("jax_compilation_cache_dir", str(folder))
@@ -94,9 +101,33 @@ def _keeping_programs() -> Iterator[None]:
     limit: Any = getattr(_CONFIG, _MIN_COMPILE_TIME)
     _CONFIG.update(_MIN_COMPILE_TIME, 0.0)
     try:
-        yield
+        yield folder
     finally:
         _CONFIG.update(_MIN_COMPILE_TIME, limit)
+
+
+@contextmanager
+def _mending(folder: Path | None, name: str) -> Iterator[None]:
+    """Remove programs that cannot be read; the next process writes them again.
+
+    A process that ended while writing, or a full disk, leaves half an entry behind.
+    JAX never replaces it, so each later process would compile again and complain.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for one in caught:
+        if folder is not None and _UNREADABLE in str(one.message):
+            for entry in folder.glob(f"jit_{name}-*"):
+                entry.unlink(missing_ok=True)
+        else:
+            warnings.warn_explicit(
+                str(one.message),
+                one.category,
+                one.filename,
+                one.lineno,
+                registry=_SHOWN,
+            )
 
 
 @contextmanager

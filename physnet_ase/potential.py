@@ -194,14 +194,18 @@ class Potential:
 
     def _compile(self, sizes: tuple[Any, ...], graph: Graph) -> Any:
         """Compile the program of one kind and size class, once for all threads."""
-        program, config = PROGRAMS[sizes[0]], self.config
+        compute, config = PROGRAMS[sizes[0]], self.config
+
+        def program(params: Params, graph: Graph) -> dict[str, Any]:
+            return compute(config, params, graph)
+
+        program.__name__ = f"physnet_{sizes[0]}"  # seen in profiles, names files
         with LOCK:
             if self._device_params is None:
                 self._device_params = jax.device_put(self.params)
             if sizes not in self._compiled:
-                jitted = jax.jit(lambda params, graph: program(config, params, graph))
-                lowered = jitted.lower(self._device_params, graph)
-                self._compiled[sizes] = compile_program(lowered)
+                lowered = jax.jit(program).lower(self._device_params, graph)
+                self._compiled[sizes] = compile_program(lowered, program.__name__)
             return self._compiled[sizes]
 
     def evaluate(

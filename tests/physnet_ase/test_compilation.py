@@ -94,7 +94,7 @@ def test_the_users_own_folder_and_limits_stand(unconfigured, tmp_path):
     unconfigured.setenv("PHYSNET_ASE_CACHE", str(tmp_path / "ours"))
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "user"))
     limit = getattr(jax.config, MIN_TIME)
-    compilation.compile_program(lowered())
+    compilation.compile_program(lowered(), "double")
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "user")
     assert getattr(jax.config, MIN_TIME) == limit
     assert not (tmp_path / "ours").exists()
@@ -103,7 +103,7 @@ def test_the_users_own_folder_and_limits_stand(unconfigured, tmp_path):
 def test_the_limit_is_put_back(unconfigured, tmp_path):
     unconfigured.setenv("PHYSNET_ASE_CACHE", str(tmp_path))
     limit = getattr(jax.config, MIN_TIME)
-    compilation.compile_program(lowered())
+    compilation.compile_program(lowered(), "double")
     assert jax.config.jax_compilation_cache_dir == str(compilation.cache_folder())
     assert getattr(jax.config, MIN_TIME) == limit > 0.0
 
@@ -112,12 +112,29 @@ def test_a_folder_that_cannot_be_written_is_one_warning(unconfigured, tmp_path):
     (tmp_path / "file").write_text("in the way")
     unconfigured.setenv("PHYSNET_ASE_CACHE", str(tmp_path / "file"))
     with pytest.warns(UserWarning, match=r"not kept: .*file.* cannot be written"):
-        doubled = compilation.compile_program(lowered())
+        doubled = compilation.compile_program(lowered(), "double")
     np.testing.assert_array_equal(doubled(np.ones(3, np.float32)), 2.0)
     assert jax.config.jax_compilation_cache_dir is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        compilation.compile_program(lowered())
+        compilation.compile_program(lowered(), "double")
+
+
+def test_entries_that_cannot_be_read_are_removed_and_nothing_else(tmp_path):
+    for name in ("jit_ours-1-cache", "jit_ours-2-cache", "jit_other-1-cache"):
+        (tmp_path / name).write_text("half an entry")
+    message = "Error reading persistent compilation cache entry for 'jit_ours': broken"
+    with compilation._mending(tmp_path, "ours"):
+        warnings.warn(message, stacklevel=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["jit_other-1-cache"]
+    with pytest.warns(UserWarning, match="broken"), compilation._mending(None, "ours"):
+        warnings.warn(message, stacklevel=1)  # the user's folder is the user's
+    with (
+        pytest.warns(UserWarning, match="something else"),
+        compilation._mending(tmp_path, "other"),
+    ):
+        warnings.warn("something else", stacklevel=1)
+    assert (tmp_path / "jit_other-1-cache").exists()
 
 
 @pytest.mark.parametrize(
