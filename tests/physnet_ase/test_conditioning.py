@@ -10,6 +10,7 @@ from ase.build import molecule
 from physnet_ase.config import ModelConfig
 from physnet_ase.neighbors import Capacity, Structure, build_graph, find_pairs
 from physnet_ase.network.conditioning import (
+    QueryScore,
     StateConditioning,
     StateSignal,
     signed_signal,
@@ -101,3 +102,16 @@ def test_whole_conditioning_adds_exact_zeros_to_neutral_singlets(conditioning, r
     index = np.asarray(graph.molecule_index)
     assert not added[index == 0].any()
     assert np.abs(added[index == 1]).min() > 0.0
+
+
+def test_query_score_is_the_product_of_query_and_key(rng):
+    graph = conditioning_graph()
+    features, key, kernel, bias = (
+        jnp.asarray(rng.normal(size=size), jnp.float32)
+        for size in ((25, 8), (7, 8), (8, 8), (8,))
+    )
+    params = {"params": {"kernel": kernel, "bias": bias}}
+    found = QueryScore().apply(params, features, key, graph)
+    query = features @ kernel + bias
+    expected = jnp.sum(query * key[graph.molecule_index], axis=1)
+    np.testing.assert_allclose(found, expected, atol=1e-4)

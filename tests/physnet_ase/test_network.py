@@ -41,6 +41,25 @@ def test_shifted_softplus_is_zero_at_zero_and_linear_far_out():
     assert float(values[0]) == 0.0
 
 
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float32", 1e-6), ("float64", 1e-14)]
+)
+def test_shifted_softplus_is_precise_with_its_derivatives(dtype, tolerance):
+    exact = np.concatenate([np.linspace(-30.0, 30.0, 4001), [0.0, 1e-9, -1e-9]])
+    with jax.enable_x64(dtype == "float64"):
+        x = jnp.asarray(exact, dtype)
+        exact = np.asarray(x, np.float64)
+        found = shifted_softplus(x)
+        assert found.dtype == dtype
+        reference = np.logaddexp(exact, 0.0) - np.log(2.0)
+        np.testing.assert_allclose(found, reference, rtol=tolerance, atol=tolerance)
+        slope = jax.vmap(jax.grad(shifted_softplus))(x)
+        curvature = jax.vmap(jax.grad(jax.grad(shifted_softplus)))(x)
+    sigmoid = np.exp(-np.logaddexp(-exact, 0.0))
+    np.testing.assert_allclose(slope, sigmoid, atol=tolerance)
+    np.testing.assert_allclose(curvature, sigmoid * (1.0 - sigmoid), atol=tolerance)
+
+
 def test_radial_basis_starts_at_the_published_centres_and_widths():
     config = ModelConfig(num_radial=4, cutoff=3.0)
     centers, width = initial_centers(4, 3.0)
