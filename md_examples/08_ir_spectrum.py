@@ -16,8 +16,8 @@ import numpy as np
 from ase.build import molecule
 
 from physnet_ase import PhysNetCalculator, vibrations
-from physnet_ase.ir_spectrum import broadened
 from physnet_ase.observables import Relaxation, thermochemistry_of
+from physnet_ase.observables.ir_spectrum import broadened
 
 STATES = {"neutral": (0, 1), "cation": (1, 2)}  # (charge in e, multiplicity 2S+1)
 MEASURED = (1167, 1249, 1500, 1746, 2783, 2843)  # cm⁻¹, the neutral in the gas phase

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from physnet_ase.command_options import (
+from physnet_ase.commands.observables import observable_app
+from physnet_ase.commands.options import (
     DEFAULT_MODEL,
     AllowUnseen,
     AsJson,
@@ -19,7 +20,6 @@ from physnet_ase.command_options import (
     plain,
     relaxed,
 )
-from physnet_ase.observable_commands import observable_app
 
 app = typer.Typer(
     name="physnet-ase",
@@ -47,7 +47,7 @@ def info(
 ) -> None:
     """Print what a model knows: elements, states, level of theory, errors."""
     from physnet_ase.checkpoint import load_potential
-    from physnet_ase.tables import print_model
+    from physnet_ase.commands.tables import print_model
 
     potential = load_potential(model)
     if as_json:
@@ -68,8 +68,8 @@ def energy(
     allow_unseen_states: AllowUnseen = False,
 ) -> None:
     """Energy, forces, charges and dipole of one structure."""
-    from physnet_ase.structure_files import check_output, read_structure
-    from physnet_ase.tables import print_structure, structure_report
+    from physnet_ase.commands.structure_files import check_output, read_structure
+    from physnet_ase.commands.tables import print_structure, structure_report
 
     check_output(output)
     atoms = read_structure(structure, charge, multiplicity)
@@ -94,9 +94,9 @@ def optimize(
     steps: Annotated[int, typer.Option(help="Most steps.")] = 500,
 ) -> None:
     """Relax one structure in its state."""
-    from physnet_ase.relaxation import Relaxation
-    from physnet_ase.structure_files import check_output, read_structure
-    from physnet_ase.tables import print_structure, structure_report
+    from physnet_ase.commands.structure_files import check_output, read_structure
+    from physnet_ase.commands.tables import print_structure, structure_report
+    from physnet_ase.observables.relaxation import Relaxation
 
     check_output(output)
     relaxation = Relaxation(fmax, steps)

@@ -16,11 +16,11 @@ from physnet_ase import (
     untrained_potential,
     vibrations,
 )
+from physnet_ase.commands.tables import print_states
+from physnet_ase.commands.vibration_tables import print_vibrations
 from physnet_ase.config import ModelConfig
-from physnet_ase.ir_spectrum import broadened
 from physnet_ase.observables import Relaxation
-from physnet_ase.tables import print_states
-from physnet_ase.vibration_tables import print_vibrations
+from physnet_ase.observables.ir_spectrum import broadened
 
 TINY = ModelConfig(num_features=8, num_radial=8, num_blocks=1, cutoff=5.0, zbl=True)
 STATES = ((0, 1), (1, 2), (-1, 2), (0, 3), (0, 2))

@@ -10,7 +10,7 @@ from structures import central_differences, displaced, formaldehyde
 from physnet_ase import PhysNetCalculator, untrained_potential, vibrations
 from physnet_ase.config import ModelConfig
 from physnet_ase.observables import Relaxation
-from physnet_ase.relaxation import relax
+from physnet_ase.observables.relaxation import relax
 from physnet_ase.state import ElectronicState
 
 TINY = ModelConfig(num_features=8, num_radial=8, num_blocks=1, cutoff=5.0, zbl=True)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from physnet_ase.plain_errors import plain_errors
+from physnet_ase.commands.plain_errors import plain_errors
 from physnet_training.conversion.command import AssumeMultiplicity, check_lowest
 from physnet_training.data_commands import data_app
 from physnet_training.labelling.command import label_app

@@ -2,7 +2,7 @@
 
 import typer
 
-from physnet_ase.plain_errors import plain_errors
+from physnet_ase.commands.plain_errors import plain_errors
 from physnet_training.auditing.command import inspect
 from physnet_training.conversion.command import convert
 

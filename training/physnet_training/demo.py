@@ -19,8 +19,8 @@ from rich.console import Console
 
 from physnet_ase.calculator import PhysNetCalculator
 from physnet_ase.checkpoint import load_potential
+from physnet_ase.observables.relaxation import Relaxation, relax
 from physnet_ase.potential import Potential
-from physnet_ase.relaxation import Relaxation, relax
 from physnet_ase.state import ElectronicState
 from physnet_training.config import load_recipe
 from physnet_training.display import TrainingBar, error_table

@@ -11,8 +11,8 @@ from physnet_ase.observables import (
     ionization_energy,
     singlet_triplet_gap,
 )
+from physnet_ase.observables.relaxation import Relaxation
 from physnet_ase.potential import Potential
-from physnet_ase.relaxation import Relaxation
 from physnet_training.ladders import (
     GapComparison,
     Ladder,

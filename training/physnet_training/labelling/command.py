@@ -16,7 +16,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from physnet_ase.plain_errors import plain_errors
+from physnet_ase.commands.plain_errors import plain_errors
 from physnet_ase.state import ElectronicState, signed
 
 label_app = typer.Typer()

@@ -11,8 +11,8 @@ import ase.io
 import numpy as np
 from ase import Atoms
 
+from physnet_ase.commands.structure_files import read_structure
 from physnet_ase.state import ElectronicState, is_possible, resolve_state
-from physnet_ase.structure_files import read_structure
 from physnet_training.auditing.validate import check_molecules
 from physnet_training.labelling.methods import Method
 from physnet_training.labelling.sampling import Kind, Sampling

@@ -6,9 +6,9 @@ import numpy as np
 from ase import Atoms
 
 from physnet_ase.calculator import PhysNetCalculator
-from physnet_ase.levels import evaluate_states
-from physnet_ase.relaxation import Relaxation
-from physnet_ase.results import CrossingPoint, State, one_or_many
+from physnet_ase.observables.levels import evaluate_states
+from physnet_ase.observables.relaxation import Relaxation
+from physnet_ase.observables.results import CrossingPoint, State, one_or_many
 from physnet_ase.state import ElectronicState, as_state, with_state
 
 GAP_TOLERANCE = 1e-3

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from physnet_ase.harmonic import Vibrations
+from physnet_ase.observables.harmonic import Vibrations
 
 _WIDTH = 20.0
 """cm⁻¹; full width at half maximum of a line."""

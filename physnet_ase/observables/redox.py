@@ -8,13 +8,13 @@ import numpy as np
 from ase import Atoms
 
 from physnet_ase.calculator import PhysNetCalculator
-from physnet_ase.electron_transfer import relaxed_couple
-from physnet_ase.levels import check_open
-from physnet_ase.minima import Minimum, proven_vibrations
-from physnet_ase.relaxation import Relaxation
-from physnet_ase.results import Observable, State, one_or_many
+from physnet_ase.observables.electron_transfer import relaxed_couple
+from physnet_ase.observables.levels import check_open
+from physnet_ase.observables.minima import Minimum, proven_vibrations
+from physnet_ase.observables.relaxation import Relaxation
+from physnet_ase.observables.results import Observable, State, one_or_many
+from physnet_ase.observables.thermodynamics import thermochemistry_of
 from physnet_ase.state import ElectronicState, as_state
-from physnet_ase.thermodynamics import thermochemistry_of
 
 REFERENCE_ELECTRODES = {
     "SHE": 4.281,

@@ -8,7 +8,6 @@ from ase.constraints import FixAtoms
 from ase.vibrations import VibrationsData
 
 from physnet_ase.calculator import PhysNetCalculator
-from physnet_ase.levels import evaluate_states, start_state
 from physnet_ase.normal_modes import (
     Shape,
     infrared_intensities,
@@ -16,8 +15,9 @@ from physnet_ase.normal_modes import (
     normal_modes,
     rigid_motions,
 )
-from physnet_ase.relaxation import Relaxation, relax
-from physnet_ase.results import Observable, State, one_or_many
+from physnet_ase.observables.levels import evaluate_states, start_state
+from physnet_ase.observables.relaxation import Relaxation, relax
+from physnet_ase.observables.results import Observable, State, one_or_many
 from physnet_ase.state import ElectronicState, with_state
 from physnet_ase.units import INVERSE_CM
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from physnet_ase.command_options import (
+from physnet_ase.commands.options import (
     DEFAULT_MODEL,
     AllowUnseen,
     AsJson,
@@ -56,16 +56,16 @@ def vibrations(
     ] = None,
 ) -> None:
     """Frequencies, infrared spectrum, zero-point energy and thermochemistry."""
-    from physnet_ase import vibration_tables as tables
-    from physnet_ase.ir_spectrum import draw_spectrum
-    from physnet_ase.observables import Relaxation
-    from physnet_ase.observables import vibrations as find_vibrations
-    from physnet_ase.structure_files import (
+    from physnet_ase.commands import vibration_tables as tables
+    from physnet_ase.commands.structure_files import (
         check_folder,
         check_output,
         read_structure,
         write_structures,
     )
+    from physnet_ase.observables import Relaxation
+    from physnet_ase.observables import vibrations as find_vibrations
+    from physnet_ase.observables.ir_spectrum import draw_spectrum
 
     check_output(output)
     tables.check_modes_file(output)
@@ -111,10 +111,18 @@ def states(
     ] = None,
 ) -> None:
     """States the model has seen, ionization energy, electron affinity, spin gap."""
-    from physnet_ase.level_diagram import draw_level_diagram
+    from physnet_ase.commands.structure_files import (
+        check_folder,
+        check_output,
+        read_structure,
+    )
+    from physnet_ase.commands.tables import (
+        print_states,
+        state_differences,
+        states_report,
+    )
     from physnet_ase.observables import scan_states
-    from physnet_ase.structure_files import check_folder, check_output, read_structure
-    from physnet_ase.tables import print_states, state_differences, states_report
+    from physnet_ase.observables.level_diagram import draw_level_diagram
 
     check_output(output)
     check_folder(plot)
@@ -148,9 +156,9 @@ def crossing(
     steps: Annotated[int, typer.Option(help="Most steps.")] = 500,
 ) -> None:
     """Lowest point where two states have the same energy."""
+    from physnet_ase.commands.structure_files import check_output, read_structure
+    from physnet_ase.commands.tables import crossing_report, print_crossing
     from physnet_ase.observables import Relaxation, minimum_energy_crossing_point
-    from physnet_ase.structure_files import check_output, read_structure
-    from physnet_ase.tables import crossing_report, print_crossing
 
     check_output(output)
     pair = _parse_state(state_a), _parse_state(state_b)

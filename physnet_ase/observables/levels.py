@@ -7,7 +7,7 @@ from ase import Atoms
 
 from physnet_ase.batch import Result
 from physnet_ase.calculator import PhysNetCalculator
-from physnet_ase.results import Kind, State
+from physnet_ase.observables.results import Kind, State
 from physnet_ase.state import ElectronicState, as_state, is_possible, signed, with_state
 
 Energies = tuple[float, ...]

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from physnet_ase.plain_errors import plain_errors
+from physnet_ase.commands.plain_errors import plain_errors
 
 if TYPE_CHECKING:
     from ase import Atoms
     from rich.status import Status
 
     from physnet_ase.calculator import PhysNetCalculator
-    from physnet_ase.relaxation import Relaxation
+    from physnet_ase.observables.relaxation import Relaxation
 
 plain = plain_errors("physnet-ase")
 
@@ -52,7 +52,7 @@ def relaxed(
     atoms: "Atoms", calculator: "PhysNetCalculator", relaxation: "Relaxation"
 ) -> "tuple[Atoms, int]":
     """Relax in the atoms' state, with a line of progress; also the steps it took."""
-    from physnet_ase.relaxation import relax
+    from physnet_ase.observables.relaxation import relax
 
     num_steps = 0
     with busy("relaxing") as status:
@@ -83,7 +83,7 @@ def finish(
     """Write the structures first: a pipe that closes early must not lose them."""
     as_json, output = options
     if output is not None:
-        from physnet_ase.structure_files import write_structures
+        from physnet_ase.commands.structure_files import write_structures
 
         for frame in frames:
             frame.get_forces()

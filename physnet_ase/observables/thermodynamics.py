@@ -8,9 +8,9 @@ from ase import Atoms
 from ase.thermochemistry import HarmonicThermo, IdealGasThermo
 
 from physnet_ase.calculator import PhysNetCalculator
-from physnet_ase.harmonic import Vibrations, vibrations
-from physnet_ase.relaxation import Relaxation
-from physnet_ase.results import Levels, one_or_many
+from physnet_ase.observables.harmonic import Vibrations, vibrations
+from physnet_ase.observables.relaxation import Relaxation
+from physnet_ase.observables.results import Levels, one_or_many
 from physnet_ase.state import as_integer
 
 ROOM_TEMPERATURE = 298.15

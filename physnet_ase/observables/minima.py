@@ -6,10 +6,10 @@ from typing import NamedTuple
 from ase import Atoms
 
 from physnet_ase.calculator import PhysNetCalculator
-from physnet_ase.harmonic import Vibrations, vibrations
-from physnet_ase.levels import Energies, check_kind, vertical_energies
-from physnet_ase.relaxation import Relaxation, relax
-from physnet_ase.results import Kind
+from physnet_ase.observables.harmonic import Vibrations, vibrations
+from physnet_ase.observables.levels import Energies, check_kind, vertical_energies
+from physnet_ase.observables.relaxation import Relaxation, relax
+from physnet_ase.observables.results import Kind
 from physnet_ase.state import ElectronicState, with_state
 
 _DESCENTS = 3

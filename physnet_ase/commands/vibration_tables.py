@@ -7,9 +7,9 @@ from ase import Atoms
 from rich.console import Console
 from rich.table import Table
 
-from physnet_ase.harmonic import Vibrations
+from physnet_ase.observables.harmonic import Vibrations
+from physnet_ase.observables.thermodynamics import thermochemistry_of
 from physnet_ase.state import signed
-from physnet_ase.thermodynamics import thermochemistry_of
 from physnet_ase.units import TO_EV
 
 

@@ -8,19 +8,19 @@ import numpy as np
 from ase import Atoms
 
 from physnet_ase.calculator import PhysNetCalculator
-from physnet_ase.levels import check_open
-from physnet_ase.minima import (
+from physnet_ase.observables.levels import check_open
+from physnet_ase.observables.minima import (
     Minimum,
     proven_minimum,
     proven_vibrations,
     settle,
     zero_point_energies,
 )
-from physnet_ase.proton_sites import possible_sites, protonated
-from physnet_ase.relaxation import Relaxation, relax
-from physnet_ase.results import Levels, one_or_many
+from physnet_ase.observables.proton_sites import possible_sites, protonated
+from physnet_ase.observables.relaxation import Relaxation, relax
+from physnet_ase.observables.results import Levels, one_or_many
+from physnet_ase.observables.thermodynamics import thermochemistry_of
 from physnet_ase.state import ElectronicState, as_integer, signed
-from physnet_ase.thermodynamics import thermochemistry_of
 from physnet_ase.units import BOLTZMANN
 
 Site = int | str | Atoms

@@ -7,14 +7,19 @@ import numpy as np
 from ase import Atoms
 
 from physnet_ase.calculator import PhysNetCalculator
-from physnet_ase.levels import (
+from physnet_ase.observables.levels import (
     evaluate_states,
     final_states,
     lowest,
     start_state,
     vertical_energies,
 )
-from physnet_ase.results import FukuiFunctions, Observable, State, one_or_many
+from physnet_ase.observables.results import (
+    FukuiFunctions,
+    Observable,
+    State,
+    one_or_many,
+)
 from physnet_ase.state import ElectronicState, with_state
 
 

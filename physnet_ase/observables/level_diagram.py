@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from physnet_ase.results import StateEnergies
+from physnet_ase.observables.results import StateEnergies
 from physnet_ase.state import signed
 
 _SPIN_NAMES = {1: "singlet", 2: "doublet", 3: "triplet", 4: "quartet", 5: "quintet"}

@@ -5,7 +5,7 @@ from ase import Atom, Atoms
 from ase.data import covalent_radii
 
 from physnet_ase.calculator import PhysNetCalculator
-from physnet_ase.levels import vertical_energies
+from physnet_ase.observables.levels import vertical_energies
 from physnet_ase.state import ElectronicState, with_state
 
 _DIRECTIONS = 64

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from ase import Atoms
 
 from physnet_ase.calculator import PhysNetCalculator
-from physnet_ase.levels import (
+from physnet_ase.observables.levels import (
     check_kind,
     final_states,
     ion_states,
@@ -13,9 +13,14 @@ from physnet_ase.levels import (
     start_state,
     vertical_energies,
 )
-from physnet_ase.minima import Minimum, check_zero_point, settle, zero_point_energies
-from physnet_ase.relaxation import Relaxation
-from physnet_ase.results import (
+from physnet_ase.observables.minima import (
+    Minimum,
+    check_zero_point,
+    settle,
+    zero_point_energies,
+)
+from physnet_ase.observables.relaxation import Relaxation
+from physnet_ase.observables.results import (
     EnergyDifference,
     Kind,
     ReorganizationEnergy,

@@ -6,10 +6,10 @@ from dataclasses import replace
 from ase import Atoms
 
 from physnet_ase.calculator import PhysNetCalculator
-from physnet_ase.levels import seen_states
-from physnet_ase.minima import level_energies
-from physnet_ase.relaxation import Relaxation
-from physnet_ase.results import (
+from physnet_ase.observables.levels import seen_states
+from physnet_ase.observables.minima import level_energies
+from physnet_ase.observables.relaxation import Relaxation
+from physnet_ase.observables.results import (
     EnergyDifference,
     Kind,
     State,

@@ -17,8 +17,8 @@ from physnet_ase.observables import (
     ionization_energy,
     singlet_triplet_gap,
 )
+from physnet_ase.observables.results import Kind
 from physnet_ase.potential import Potential
-from physnet_ase.results import Kind
 from physnet_ase.state import ElectronicState, signed
 
 _DIFFERENCES: dict[str, Callable[..., EnergyDifference]] = {

@@ -1,0 +1,1 @@
+"""What the command ``physnet-ase`` is made of: options, tables, structure files."""
