@@ -1,42 +1,13 @@
-import csv
-
 import ase.io
 import numpy as np
 import pytest
 from ase.build import molecule
 from label_calculator import Springs
+from label_plans import ONE, SHIFTS, content, plan_for
 from physnet_training.label import Run, label
 from physnet_training.labelling.methods import Method
-from physnet_training.labelling.plan import Plan, parse_states, read_structures
-from physnet_training.labelling.sampling import Sampling
+from physnet_training.labelling.plan import Plan, read_structures
 from physnet_training.packed import PackedDataset
-
-STATES = "0,1 1,2 -1,2 0,3 0,2"
-SHIFTS = Sampling(kind="displace", samples=3, seed=5)
-ONE = Run(workers=1)
-
-
-def plan_for(names=("H2O", "CH3"), factory="springs", states=STATES, sampling=SHIFTS):
-    return Plan(
-        read_structures(names, own_states=False),
-        Method(f"label_calculator:{factory}"),
-        parse_states(states),
-        sampling,
-    )
-
-
-def content(folder):
-    """Bytes of every array of a dataset or of all its shards."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "manifest.json"
-    }
-
-
-def rows(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_labels_of_every_possible_state_at_the_same_geometries(tmp_path):
