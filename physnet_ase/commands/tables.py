@@ -201,16 +201,18 @@ def states_report(
 def print_states(report: dict[str, Any]) -> None:
     """Print a report of ``states_report``."""
     console = Console()
-    zero_point = report["zero_point_energies_eV"] is not None
+    zero_points = report["zero_point_energies_eV"]
     title = f"{report['formula']}, {report['kind']}"
-    table = Table(title=title + ", with zero-point energies" * zero_point)
-    for column in ("charge", "2S+1", "energy / eV", "relative / eV"):
+    table = Table(title=title + ", with zero-point energies" * bool(zero_points))
+    extra = ["zero point / eV"] if zero_points else []  # else the rows do not add up
+    for column in ("charge", "2S+1", "energy / eV", *extra, "relative / eV"):
         table.add_column(column, justify="right")
-    for level in report["states"]:
+    for index, level in enumerate(report["states"]):
         table.add_row(
             signed(level["charge"]),
             str(level["multiplicity"]),
             f"{level['energy_eV']:.4f}",
+            *([f"{zero_points[index]:.4f}"] if zero_points else []),
             f"{level['relative_energy_eV']:.4f}",
         )
     console.print(table)

@@ -132,7 +132,10 @@ def test_states_with_zero_point_energies(capsys):
     first, second = (level["energy_eV"] for level in report["states"])
     assert loss == pytest.approx(second + cation - first - neutral, abs=1e-4)
     assert report["states"][1]["relative_energy_eV"] == pytest.approx(loss, abs=1e-4)
-    assert "with zero-point energies" in printed(print_states, report, capsys)
+    table = printed(print_states, report, capsys)
+    assert "with zero-point energies" in table
+    assert f"{neutral:.4f}" in table
+    assert f"{cation:.4f}" in table
     line = refused("states", "H2O", "--zero-point")
     assert "zero_point=True needs kind='adiabatic'" in line
     assert "got '0'" in refused("states", "H2O", "--only", "0")
