@@ -6,7 +6,7 @@ from ase import Atoms
 from ase.build import molecule
 
 from physnet_ase import PhysNetCalculator, untrained_potential
-from physnet_ase.batch import Batch
+from physnet_ase.evaluation import Batch
 from physnet_ase.config import ModelConfig
 
 TINY = ModelConfig(num_features=8, num_radial=8, num_blocks=1, cutoff=5.0)

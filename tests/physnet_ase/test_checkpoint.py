@@ -11,9 +11,9 @@ from safetensors.numpy import load_file, save_file
 
 import physnet_ase
 from physnet_ase import load_potential
-from physnet_ase.checkpoint import pretrained_names
+from physnet_ase.potential import pretrained_names
 from physnet_ase.config import ModelConfig
-from physnet_ase.metadata import ModelMetadata, StateRecord
+from physnet_ase.checkpoint import ModelMetadata, StateRecord
 from physnet_ase.potential import Potential
 from physnet_ase.untrained import untrained_potential
 

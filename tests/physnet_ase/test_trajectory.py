@@ -8,7 +8,7 @@ from ase.io import read
 
 from physnet_ase import simulate, untrained_potential
 from physnet_ase.config import ModelConfig
-from physnet_ase.trajectory import (
+from physnet_ase.simulate.trajectory import (
     TrajectoryWriter,
     energy_drift,
     load_checkpoint,

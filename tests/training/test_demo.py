@@ -11,7 +11,7 @@ from physnet_training.packed import PackedDataset
 from physnet_training.splits import Split
 from rich.console import Console
 
-from physnet_ase.checkpoint import load_potential
+from physnet_ase.potential import load_potential
 from physnet_ase.potential import Potential
 
 DATA = Path(__file__).parents[2] / "training" / "data" / "states_dft"

@@ -14,7 +14,7 @@ from physnet_training.run import train
 from physnet_training.splits import SPLIT_FILE, Split
 from physnet_training.trainer import Trainer, prepare, reopen
 
-from physnet_ase.checkpoint import load_potential
+from physnet_ase.potential import load_potential
 
 DATA = Path(__file__).parents[2] / "training" / "data" / "states_dft"
 TINY = {

@@ -104,7 +104,7 @@ def evaluate(
     """Errors of a model on a packed dataset, per charge and multiplicity."""
     from rich.console import Console
 
-    from physnet_ase.checkpoint import load_potential
+    from physnet_ase.potential import load_potential
     from physnet_training.display import error_table
     from physnet_training.evaluate import evaluate_potential
     from physnet_training.loader import PackedMemmapLoader

@@ -18,7 +18,7 @@ from ase import Atoms
 from rich.console import Console
 
 from physnet_ase.calculator import PhysNetCalculator
-from physnet_ase.checkpoint import load_potential
+from physnet_ase.potential import load_potential
 from physnet_ase.observables.relaxation import Relaxation, relax
 from physnet_ase.potential import Potential
 from physnet_ase.state import ElectronicState

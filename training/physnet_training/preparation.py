@@ -7,7 +7,7 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from physnet_ase.config import ModelConfig
-from physnet_ase.metadata import ModelMetadata, StateRecord
+from physnet_ase.checkpoint import ModelMetadata, StateRecord
 from physnet_ase.state import ElectronicState
 from physnet_training.config import Recipe, SplitConfig
 from physnet_training.packed import PackedDataset

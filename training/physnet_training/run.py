@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from physnet_ase.checkpoint import load_potential
+from physnet_ase.potential import load_potential
 from physnet_training.config import Recipe
 from physnet_training.conversion.source_report import source_sha256
 from physnet_training.convert import convert

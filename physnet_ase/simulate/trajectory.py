@@ -1,8 +1,6 @@
-"""What a simulation leaves behind: its summary, trajectory file and checkpoint."""
+"""What a simulation leaves behind: its summary and its trajectory file."""
 
-import json
 import os
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +12,13 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.trajectory import Trajectory as AseTrajectory
 
-from physnet_ase.dynamics import Coordinates
+from physnet_ase.simulate.system import System
 from physnet_ase.state import ElectronicState
 from physnet_ase.units import BOLTZMANN
 
 Frame = Mapping[str, Any]
 """Arrays of one frame in jax-md's coordinates, and its energies in eV."""
 
-CHECKPOINT_VERSION = 1
-"""Raised when a stored checkpoint can no longer be continued."""
 SUFFIXES = (".extxyz", ".xyz", ".traj")
 """Trajectory formats: extended XYZ and ASE's own."""
 
@@ -73,8 +69,8 @@ class Trajectory:
 class Recorder:
     """Turns frames in jax-md's coordinates into series, files and the summary."""
 
-    def __init__(self, system: Any, state: ElectronicState) -> None:
-        self.coordinates: Coordinates = system.coordinates
+    def __init__(self, system: System, state: ElectronicState, pbc: np.ndarray) -> None:
+        self.coordinates, self.pbc = system.coordinates, pbc
         self.reference, self.dof = system.reference, system.dof  # eV, number
         self.timestep_fs = system.settings.timestep_fs
         self.info = {
@@ -118,7 +114,7 @@ class Recorder:
         template = self.coordinates.atoms
         arrays = self.coordinates.frame(frame)
         forces = arrays.pop("forces")
-        atoms = Atoms(numbers=template.numbers, pbc=template.pbc, **arrays)
+        atoms = Atoms(numbers=template.numbers, pbc=self.pbc, **arrays)
         atoms.set_masses(template.get_masses())
         atoms.info.update(self.info, time_fs=step * self.timestep_fs)
         energy = float(frame["potential"]) + self.reference
@@ -163,21 +159,45 @@ class Recorder:
         self.count = len(arrays["rows"])
 
 
+def check_trajectory(path: Path, *, may_exist: bool) -> None:
+    """Refuse, before anything is computed, a file that cannot be written.
+
+    Raises:
+        ValueError: The suffix names no known format, the folder is missing, or the file
+            exists and is not to be replaced or continued.
+    """
+    if path.suffix not in SUFFIXES:
+        raise ValueError(
+            f"{path}: a trajectory ends in one of {', '.join(SUFFIXES)}, got "
+            f"{path.suffix!r}"
+        )
+    check_folder(path)
+    if path.exists() and not may_exist:
+        raise ValueError(
+            f"{path} exists; pass resume=True with its checkpoint to go on, "
+            "overwrite=True to replace it, or choose another name"
+        )
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a file in a folder that is not there.
+
+    Raises:
+        ValueError: The folder is missing.
+    """
+    if not path.parent.is_dir():
+        raise ValueError(f"{path}: the folder {path.parent} does not exist; make it")
+
+
 class TrajectoryWriter:
     """Appends frames to a file, block by block.
 
     Raises:
-        ValueError: The suffix names no known format, or on resuming the file holds
-            fewer frames than the checkpoint says.
+        ValueError: On resuming the file holds fewer frames than the checkpoint says.
     """
 
     def __init__(self, path: str | Path, num_atoms: int, *, keep_frames: int) -> None:
         self.path = Path(path)
-        if self.path.suffix not in SUFFIXES:
-            raise ValueError(
-                f"{self.path}: a trajectory ends in one of {', '.join(SUFFIXES)}, got "
-                f"{self.path.suffix!r}"
-            )
         if keep_frames == 0:
             self.path.unlink(missing_ok=True)
         elif not self.path.is_file():
@@ -226,50 +246,3 @@ class TrajectoryWriter:
             f"{self.path}: holds {found} whole frames, but the checkpoint was written "
             f"after {expected}; restore the file or start anew"
         )
-
-
-def save_checkpoint(
-    path: Path, arrays: Mapping[str, np.ndarray], identity: Mapping[str, Any]
-) -> None:
-    """Write arrays and what the run must match to ``path``, all or nothing."""
-    identity = {"checkpoint_version": CHECKPOINT_VERSION, **identity}
-    temporary = path.with_name(path.name + ".part")
-    with open(temporary, "wb") as file:
-        everything: dict[str, Any] = {"identity": json.dumps(identity), **arrays}
-        np.savez(file, **everything)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Return the arrays of a checkpoint that belongs to this very simulation.
-
-    Raises:
-        ValueError: The file is missing or damaged, or was written by a simulation that
-            differs in ``identity``; the message names each difference.
-    """
-    try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-        stored = json.loads(str(arrays.pop("identity")))
-    except FileNotFoundError:
-        raise ValueError(
-            f"{path}: no such checkpoint; leave resume out to start anew"
-        ) from None
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path}: not a readable checkpoint ({error}); start anew"
-        ) from error
-    wanted = {"checkpoint_version": CHECKPOINT_VERSION, **identity}
-    wanted = json.loads(json.dumps(wanted))
-    different = [key for key in wanted if stored.get(key) != wanted[key]]
-    if different:
-        shown = "; ".join(
-            f"{key} was {stored.get(key)!r}, now {wanted[key]!r}" for key in different
-        )
-        raise ValueError(
-            f"{path}: belongs to another simulation ({shown}); pass what it was "
-            "started with (only steps may change), or start anew"
-        )
-    return arrays

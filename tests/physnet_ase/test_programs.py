@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from ase import Atoms
 
-from physnet_ase import PhysNetCalculator, compilation, untrained_potential
+from physnet_ase import PhysNetCalculator, untrained_potential
+from physnet_ase import programs as compilation
 from physnet_ase.config import ModelConfig
 from physnet_ase.potential import Potential
 

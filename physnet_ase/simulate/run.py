@@ -1,8 +1,10 @@
-"""A simulation under way: blocks, neighbour lists that grow, restarts."""
+"""One simulation from its atoms to its summary."""
 
-import hashlib
 import logging
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,11 +12,22 @@ import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
 
-from physnet_ase.dynamics import SimulationSettings
-from physnet_ase.potential import Potential
+from physnet_ase.potential import Potential, load_potential
+from physnet_ase.simulate.blocks import quiet_jax_md
+from physnet_ase.simulate.restart import (
+    load_checkpoint,
+    save_checkpoint,
+    simulation_identity,
+)
+from physnet_ase.simulate.settings import SimulationSettings
+from physnet_ase.simulate.system import System, checked_atoms
+from physnet_ase.simulate.trajectory import (
+    Recorder,
+    Trajectory,
+    check_folder,
+    check_trajectory,
+)
 from physnet_ase.state import ElectronicState, resolve_state
-from physnet_ase.trajectory import Recorder
-from physnet_ase.velocities import thermal_momenta
 
 logger = logging.getLogger(__name__)
 MAX_REALLOCATIONS = 12
@@ -22,7 +35,7 @@ MAX_REALLOCATIONS = 12
 
 
 @dataclass(frozen=True)
-class Progress:
+class SimulationProgress:
     """Handed to ``on_progress`` after every block."""
 
     step: int
@@ -36,22 +49,13 @@ class Progress:
 class SimulationJob:
     """A simulation under way: where it stands, and what is needed to continue it."""
 
-    def __init__(self, system: Any, recorder: Recorder) -> None:
+    def __init__(self, system: System, recorder: Recorder) -> None:
         self.system, self.recorder = system, recorder
         self._observe = jax.jit(system.observe)
         self.step = 0
         self.positions, self.box, self.extra = system.start_positions(), system.box, 0
         self.neighbor = system.allocate(self.positions, self.box, self.extra)
-        atoms, settings = system.atoms, system.settings
-        momenta = atoms.get_momenta()
-        if not momenta.any():
-            momenta = thermal_momenta(
-                atoms,
-                settings.temperature_K,
-                settings.seed,
-                ensemble=settings.ensemble,
-            )
-        self.state = system.start(momenta, self.neighbor)
+        self.state = system.start(self.neighbor)
 
     def observe(self) -> dict[str, np.ndarray]:
         """The frame at the present step."""
@@ -92,11 +96,26 @@ class SimulationJob:
                 + (f". {system.box_report(self.state)}" if system.npt else "")
             )
         self.state, self.neighbor, self.step = block.state, block.neighbor, stop
+        self._check_temperature(len(rows))
 
-    def progress(self, seconds: float) -> Progress:
+    def _check_temperature(self, num_frames: int) -> None:
+        """Refuse to go on with numbers that are finite and nonsense all the same."""
+        limit = self.system.settings.max_temperature_K
+        for step, _, kinetic, _ in self.recorder.rows[-num_frames:]:
+            temperature = float(self.recorder.temperature(kinetic))
+            if temperature > limit:
+                settings = self.system.settings
+                raise FloatingPointError(
+                    f"step {int(step)} ({step * settings.timestep_fs:g} fs): the atoms "
+                    f"are at {temperature:.0f} K, above max_temperature_K = {limit:g}. "
+                    f"Reduce timestep_fs (now {settings.timestep_fs}), relax the "
+                    "structure first, or check whether the model knows such geometries"
+                )
+
+    def progress(self, seconds: float) -> SimulationProgress:
         """Where the simulation stands."""
         _, potential, kinetic, _ = self.recorder.rows[-1]
-        return Progress(
+        return SimulationProgress(
             step=self.step,
             steps=self.system.settings.steps,
             temperature_K=float(self.recorder.temperature(kinetic)),
@@ -154,28 +173,77 @@ def simulation_state(atoms: Atoms, settings: SimulationSettings) -> ElectronicSt
     return state
 
 
-def simulation_identity(
+def run(
     atoms: Atoms,
-    potential: Potential,
-    state: ElectronicState,
-    settings: SimulationSettings,
-) -> dict[str, Any]:
-    """What a restart must share with the run it continues."""
-    weights, structure = hashlib.sha256(), hashlib.sha256()
-    for leaf in jax.tree.leaves(potential.params):
-        weights.update(leaf.tobytes())
-    for array in (
-        atoms.numbers,
-        atoms.positions,
-        atoms.cell.array,
-        atoms.pbc,
-        atoms.get_masses(),
-    ):
-        structure.update(np.ascontiguousarray(array).tobytes())
-    free = {"steps", "charge", "multiplicity", "checkpoint_every"}
-    return settings.model_dump(exclude=free) | {
-        "atoms": structure.hexdigest()[:16],
-        "weights": weights.hexdigest()[:16],
-        "dtype": str(potential.dtype),
-        "state": str(state),
-    }
+    potential: Potential | str | Path,
+    *,
+    trajectory: str | Path | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_progress: Callable[[SimulationProgress], None] | None = None,
+    **settings: Any,
+) -> Trajectory:
+    """Run molecular dynamics and return its summary.
+
+    Starts from the momenta of ``atoms`` if it has any, else from Maxwell-Boltzmann
+    ones. Frames go to disk after every block of steps. Positions in periodic cells are
+    wrapped into the cell. The sampling is that of jax-md's integrators.
+
+    Args:
+        atoms: Molecule, or cell with three periodic directions. Not changed.
+        potential: A potential, or the path or name of one.
+        trajectory: ``.extxyz``, ``.xyz`` or ``.traj`` file.
+        checkpoint: File to continue from, written every ``checkpoint_every`` steps and
+            at the end.
+        resume: Continue from ``checkpoint``; digit for digit what a run without
+            interruption gives on the same machine. Pass the same ``atoms`` and settings
+            as before; only ``steps`` may differ.
+        overwrite: Replace a trajectory that exists already.
+        on_progress: Called after every block.
+        **settings: Fields of :class:`~physnet_ase.dynamics.SimulationSettings`:
+            ``ensemble`` ("nve", "nvt-langevin", "nvt-nose-hoover", "npt"), ``charge``,
+            ``multiplicity``, ``temperature_K``, ``timestep_fs``, ``steps``,
+            ``save_every``, ``seed`` and more.
+
+    Raises:
+        ValueError: A setting, state, structure or file is refused.
+        FloatingPointError: The motion left the finite numbers, or the atoms became
+            hotter than ``max_temperature_K``; names the step.
+    """
+    began = time.perf_counter()
+    chosen = SimulationSettings(**settings)
+    model = potential if isinstance(potential, Potential) else load_potential(potential)
+    if resume and checkpoint is None:
+        raise ValueError("resume=True needs checkpoint=, the file to continue from")
+    if trajectory is not None:
+        check_trajectory(Path(trajectory), may_exist=resume or overwrite)
+    if checkpoint is not None:
+        check_folder(Path(checkpoint))
+    state = simulation_state(atoms, chosen)
+    system_atoms = checked_atoms(atoms, state, model.config.cutoff)
+    with jax.enable_x64(model.dtype == np.float64), quiet_jax_md():
+        system = System(system_atoms, model, state, chosen)
+        recorder = Recorder(system, state, atoms.pbc)
+        job = SimulationJob(system, recorder)
+        identity = simulation_identity(atoms, model, state, chosen)
+        if resume:
+            job.restore(load_checkpoint(Path(str(checkpoint)), identity))
+        recorder.open(trajectory)
+        if not resume:
+            recorder.add([0], [job.observe()])
+        saved = job.step
+        while job.step < chosen.steps:
+            job.advance(min(job.step + chosen.block_steps, chosen.steps))
+            done = job.step == chosen.steps
+            if checkpoint is not None and (
+                done or job.step - saved >= chosen.checkpoint_every
+            ):
+                save_checkpoint(Path(checkpoint), job.arrays(), identity)
+                saved = job.step
+            progress = job.progress(time.perf_counter() - began)
+            logger.info("%s", progress)
+            if on_progress is not None:
+                on_progress(progress)
+        last = recorder.last or (job.step, job.observe())
+        return recorder.summary(last, time.perf_counter() - began)
