@@ -1,6 +1,6 @@
 """Energies of a graph by network and physics, and the one place that differentiates."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -14,6 +14,7 @@ from physnet_ase.network.physnet import NetworkOutput
 from physnet_ase.physics import TERMS
 from physnet_ase.physics.electrostatics import shift_to_total
 from physnet_ase.physics.surroundings import Surroundings
+from physnet_ase.quantities import QUANTITIES
 
 Params = Any
 """A nested dict of arrays as flax makes it."""
@@ -123,17 +124,6 @@ def terms_forces_and_virial(
     return terms, -gradient, virial
 
 
-def voigt_stress(
-    virial: Float[Array, "molecules 3 3"], cell: Float[Array, "molecules 3 3"]
-) -> Float[Array, "molecules 6"]:
-    """Stress in eV/Å³ in ASE's order (xx, yy, zz, yz, xz, xy); 0 without a cell."""
-    volume = jnp.abs(jnp.linalg.det(cell))
-    known = volume > 0.0
-    stress = virial / jnp.where(known, volume, 1.0)[:, None, None]
-    rows, columns = jnp.array([0, 1, 2, 1, 0, 0]), jnp.array([0, 1, 2, 2, 2, 1])
-    return jnp.where(known[:, None], stress[:, rows, columns], 0.0)
-
-
 def _terms(config: ModelConfig, params: Params, graph: Graph) -> dict[str, Any]:
     positions = jnp.asarray(graph.positions)
     return graph_terms(config, params, graph, positions)._asdict()
@@ -179,3 +169,22 @@ PROGRAMS: dict[str, Callable[[ModelConfig, Params, Graph], dict[str, Any]]] = {
     "dipole_derivatives": _dipole_derivatives,
 }
 """What can be compiled, by kind of result."""
+
+
+def program_for(labels: Collection[str]) -> str:
+    """The kind of program that gives some labels."""
+    for kind in ("stress", "forces"):
+        if kind in labels:
+            return kind
+    return "terms"
+
+
+def predicted_labels(
+    outputs: Mapping[str, Any], graph: Graph, names: Iterable[str]
+) -> dict[str, Any]:
+    """Labels by name from what a program gives, energies without references."""
+    predicted = {}
+    for name in names:
+        predict = QUANTITIES[name].predict
+        predicted[name] = outputs[name] if predict is None else predict(outputs, graph)
+    return predicted

@@ -51,7 +51,7 @@ class Graph(NamedTuple):
     spin_multiplicity: Array  # [molecules] int32, 2S+1
     molecule_mask: Array  # [molecules] bool
     periodic: Array  # [molecules] bool, any periodic direction
-    cell: Array  # [molecules, 3, 3] Å, rows are lattice vectors, zeros where open
+    cell: Array  # [molecules, 3, 3] Å, rows are lattice vectors, zeros without one
     labels: Labels | None = None
 
 
@@ -130,9 +130,8 @@ def build_graph(
     if pairs.shifts is not None:
         shifts[: len(pairs.shifts)] = pairs.shifts
     cell = np.zeros((size.molecules, 3, 3), positions.dtype)
-    periodic = molecules.periodic
-    if periodic.any():
-        cell[:count][periodic] = np.nan_to_num(values["cell"][periodic])
+    if "cell" in values:
+        cell[:count] = np.nan_to_num(values["cell"])
     return Graph(
         atomic_numbers=_padded(values["atomic_numbers"], size.atoms, 0),
         positions=_padded(positions, size.atoms, 0.0),
@@ -148,7 +147,7 @@ def build_graph(
         total_charge=_padded(values["total_charge"], size.molecules, 0),
         spin_multiplicity=_padded(values["spin_multiplicity"], size.molecules, 1),
         molecule_mask=_mask(count, size.molecules),
-        periodic=_padded(periodic, size.molecules, False),
+        periodic=_padded(molecules.periodic, size.molecules, False),
         cell=cell,
         labels=None if weight is None else _labels(molecules, size, labels, weight),
     )

@@ -4,31 +4,181 @@ import copy
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from physnet_ase.graph import Graph
-from physnet_training.loading.batching import Shape
-from physnet_training.loading.dense import DENSE_FILLS, dense_batch
-from physnet_training.loading.graphs import GraphBuilder
-from physnet_training.loading.order import Sampling
-from physnet_training.loading.padding import Padding, PaddingCount
-from physnet_training.loading.sampler import (
+from physnet_ase.graph import Capacity, Graph
+from physnet_ase.molecules import Molecules
+from physnet_training.loading.batches import (
+    DENSE_QUANTITIES,
+    GraphBatches,
+    atoms_at_once,
+    dense_batch,
+    read_batches,
+)
+from physnet_training.loading.order import (
     Sampler,
+    Sampling,
     check_share,
     checked_subset,
     load_weights,
+    split_indices,
     state_numbers,
 )
 from physnet_training.loading.shapes import choose_widths
-from physnet_training.loading.walk import Walk
 from physnet_training.packed import PackedDataset
-from physnet_training.splits import split_indices
 
 Array = NDArray[Any]
+_FIRST_BATCHES = 4  # read at first, so that the first one comes soon
 _FIT_BATCHES = 2000  # batches looked at to choose the static shapes
+
+
+class Padding(NamedTuple):
+    """Padding of the batches that a loader has yielded so far."""
+
+    atoms: float  # fraction of the atom slots that hold no atom
+    pairs: float  # fraction of the pair slots that hold no pair
+    shapes: int  # different static shapes; pairs of dense batches have none
+    batches: int
+
+
+class PaddingCount:
+    """Sums behind :class:`Padding`."""
+
+    def __init__(self) -> None:
+        self._sums = [0, 0, 0, 0]  # atoms, their slots, pairs, their slots
+        self._shapes: set[tuple[int, ...]] = set()
+        self._batches = 0
+
+    def add_graph(self, graph: Graph) -> None:
+        """Count a graph."""
+        atoms, pairs, long_pairs = (
+            graph.atom_mask,
+            graph.pair_mask,
+            graph.long_pair_mask,
+        )
+        shape = (len(atoms), len(pairs), len(long_pairs))
+        held = int(np.count_nonzero(atoms)), int(np.count_nonzero(pairs))
+        self._add((held[0], shape[0], held[1], shape[1]), shape)
+
+    def add_dense(self, batch: dict[str, Any]) -> None:
+        """Count a dense batch, whose pairs are all real."""
+        numbers, pairs = batch["Z"], len(batch.get("dst_idx", ()))
+        self._add((int(batch["N"].sum()), numbers.size, pairs, pairs), numbers.shape)
+
+    def _add(self, sums: tuple[int, int, int, int], shape: tuple[int, ...]) -> None:
+        self._sums = [a + b for a, b in zip(self._sums, sums, strict=True)]
+        self._shapes.add(shape)
+        self._batches += 1
+
+    def report(self) -> Padding:
+        """The fractions; 0 where nothing was yielded."""
+        atoms, atom_slots, pairs, pair_slots = self._sums
+        return Padding(
+            1.0 - atoms / atom_slots if atom_slots else 0.0,
+            1.0 - pairs / pair_slots if pair_slots else 0.0,
+            len(self._shapes),
+            self._batches,
+        )
+
+
+class Step(NamedTuple):
+    """One batch on its way out."""
+
+    molecules: Molecules  # of this batch and some others
+    places: Array  # its molecules among them
+    shares: list[Array]  # positions of the molecules of every process
+
+
+class Walk:
+    """Reads the batches of one process from a position on.
+
+    Args:
+        dataset: Where the molecules are.
+        indices: Those that take part.
+        sampler: Which of them is in which batch.
+        process_index: Number of this process.
+    """
+
+    def __init__(
+        self,
+        dataset: PackedDataset,
+        indices: Array,
+        sampler: Sampler,
+        *,
+        process_index: int,
+    ) -> None:
+        self._dataset = dataset
+        self._indices = indices
+        self._sampler = sampler
+        self._process_index = process_index
+        self.epoch = self.index = 0
+
+    def restore(self, state: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+        """Go to a stored position.
+
+        Args:
+            state: The position and the settings it was taken with.
+            settings: Those of this loader.
+
+        Raises:
+            ValueError: The settings differ, or there is no such position.
+        """
+        for name in ("epoch", "index", *settings):
+            if name not in state:
+                raise ValueError(f"the loader's state lacks {name!r}: {dict(state)}")
+        for name, mine in settings.items():
+            if state[name] != mine:
+                raise ValueError(
+                    f"the loader's state was taken with {name} = {state[name]}, this "
+                    f"loader has {mine}; make the loader with the same settings"
+                )
+        last = self._sampler.num_batches - 1
+        if not 0 <= state["index"] <= last or state["epoch"] < 0:
+            raise ValueError(
+                f"the loader's state names batch {state['index']} of epoch "
+                f"{state['epoch']}; an epoch has batches 0..{last}"
+            )
+        self.epoch, self.index = int(state["epoch"]), int(state["index"])
+
+    def molecules(self, epoch: int, index: int) -> Array:
+        """Dataset indices of this process's batch ``index`` of an epoch."""
+        return self._indices[self._sampler.shares(epoch, index)[self._process_index]]
+
+    def steps(self, names: tuple[str, ...], *, whole_states: bool) -> Iterator[Step]:
+        """The rest of the epoch; each batch counts before it is used.
+
+        Args:
+            names: As for ``read_batches``.
+            whole_states: As for ``read_batches``.
+        """
+        sampler, epoch = self._sampler, self.epoch
+        for some in self._spans(self.index):
+            shares = [sampler.shares(epoch, index) for index in some]
+            molecules, places = read_batches(
+                self._dataset,
+                [self._indices[share[self._process_index]] for share in shares],
+                names,
+                whole_states=whole_states,
+            )
+            for index, mine, share in zip(some, places, shares, strict=True):
+                last = index + 1 == sampler.num_batches
+                self.epoch, self.index = (epoch + 1, 0) if last else (epoch, index + 1)
+                yield Step(molecules, mine, share)
+
+    def _spans(self, start: int) -> Iterator[range]:
+        """Batches to read at once: few at first, so that the first one comes soon."""
+        sampler = self._sampler
+        own = sampler.group / sampler.process_count
+        atoms = own * float(sampler.sizes.mean())
+        limit = max(int(atoms_at_once(self._dataset) / atoms), 1)
+        ahead = min(_FIRST_BATCHES, limit)
+        while start < sampler.num_batches:
+            end = min(start + ahead, sampler.num_batches)
+            yield range(start, end)
+            start, ahead = end, min(2 * ahead, limit)
 
 
 class PackedMemmapLoader:
@@ -109,10 +259,9 @@ class PackedMemmapLoader:
             indices,
             self._sampler,
             process_index=self.process_index,
-            weights=self.weights,
         )
         self._cutoff: float | None = None
-        self._builders: dict[float | None, GraphBuilder] = {}
+        self._builders: dict[float | None, GraphBatches] = {}
         self._widths: Array | None = None
         self._padding = PaddingCount()
 
@@ -127,7 +276,7 @@ class PackedMemmapLoader:
         return self._sampler.num_batches
 
     @property
-    def shapes(self) -> list[Shape]:
+    def shapes(self) -> list[Capacity]:
         """Static shapes of the graphs, for the cutoff of the latest ``graphs`` call."""
         return list(self._builder(self._cutoff).shapes)
 
@@ -227,30 +376,31 @@ class PackedMemmapLoader:
         self._cutoff = cutoff
         return self._walk_graphs(builder)
 
-    def _walk_graphs(self, builder: GraphBuilder) -> Iterator[Graph]:
+    def _walk_graphs(self, builder: GraphBatches) -> Iterator[Graph]:
         several = self.process_count > 1
-        for found, rows, shares in self._walk.steps(builder.fills, whole_states=True):
-            sizes = [self._sizes[share] for share in shares] if several else None
-            graph = builder.build(found, rows, sizes)
+        for step in self._walk.steps(builder.names, whole_states=True):
+            sizes = [self._sizes[share] for share in step.shares] if several else None
+            chosen = step.molecules.take(step.places)
+            graph = builder.build(chosen, self.weights, sizes)
             self._padding.add_graph(graph)
             yield graph
 
     def _walk_batches(
         self, num_atoms: int | None, physnet_format: bool
     ) -> Iterator[dict[str, Array]]:
-        for found, rows, _ in self._walk.steps(DENSE_FILLS, whole_states=False):
+        for step in self._walk.steps(DENSE_QUANTITIES, whole_states=False):
             atoms = num_atoms
             if atoms is None:
-                need = int(found.sizes.take(rows).max(initial=1))
+                need = int(step.molecules.n_atoms.take(step.places).max(initial=1))
                 widths = self._fitted_widths()
                 atoms = int(widths[np.searchsorted(widths, need)])
             batch = dense_batch(
-                found,
-                rows,
+                step.molecules,
+                step.places,
                 self.batch_size,
                 num_atoms=atoms,
                 with_pairs=physnet_format,
-                with_weight=self.weights is not None,
+                weights=self.weights,
             )
             self._padding.add_dense(batch)
             yield batch
@@ -262,9 +412,9 @@ class PackedMemmapLoader:
             self._widths = choose_widths(np.array(largest), int(self._sizes.max()))
         return self._widths
 
-    def _builder(self, cutoff: float | None) -> GraphBuilder:
+    def _builder(self, cutoff: float | None) -> GraphBatches:
         if cutoff not in self._builders:
-            builder = GraphBuilder(
+            builder = GraphBatches(
                 self.dataset,
                 self.indices,
                 self.batch_size,

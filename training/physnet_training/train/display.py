@@ -13,7 +13,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from physnet_training import trainer
+from physnet_training.train.trainer import TrainingProgress
 
 
 class TrainingBar:
@@ -45,7 +45,7 @@ class TrainingBar:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def __call__(self, progress: trainer.Progress) -> None:
+    def __call__(self, progress: TrainingProgress) -> None:
         """Show one report of the trainer."""
         if progress.validation is not None:
             self._errors = _short(progress.validation)

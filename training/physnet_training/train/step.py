@@ -4,22 +4,20 @@ A model has some two hundred small arrays; on a CPU handing them, their moments 
 their average to every call costs more than the arithmetic on them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
-from physnet_ase.config import ModelConfig
+from physnet_ase.energy import PROGRAMS, Params, predicted_labels, program_for
 from physnet_ase.graph import Graph
-from physnet_ase.programs import terms_and_forces
-from physnet_ase.terms import Params
-from physnet_training.config import OptimizerConfig, Recipe
-from physnet_training.loss import loss_terms, total_loss
+from physnet_ase.quantities import trained
+from physnet_training.train.loss import loss_terms, total_loss
+from physnet_training.train.recipe import OptimizerConfig, Recipe
 
 
 class TrainState(NamedTuple):
@@ -62,12 +60,28 @@ class Trainable(NamedTuple):
     unravel: Callable[[Any], Params]
 
 
-def build(recipe: Recipe, params: Params) -> Trainable:
-    """Compile-ready step and prediction for initial parameters ``params``."""
-    weights_of_loss = recipe.loss
-    if not recipe.model.spin_populations:
-        # labels that happen to be there must not shape what is never reported
-        weights_of_loss = recipe.loss.model_copy(update={"spin_populations": 0.0})
+def trained_labels(recipe: Recipe, fields: Collection[str]) -> tuple[str, ...]:
+    """Labels of a dataset with these fields that shape the model.
+
+    What the model never reports is left out, and so is what has no weight.
+    """
+    return tuple(
+        quantity.name
+        for quantity in trained()
+        if quantity.name in fields
+        and recipe.loss.weight(quantity.name) > 0
+        and (not quantity.needs or getattr(recipe.model, quantity.needs))
+    )
+
+
+def build(recipe: Recipe, params: Params, labels: Sequence[str]) -> Trainable:
+    """Compile-ready step and prediction for initial parameters ``params``.
+
+    Args:
+        recipe: Loss, optimiser and model.
+        params: Initial weights.
+        labels: What is trained, see :func:`trained_labels`.
+    """
     flat, unravel = ravel_pytree(jax.tree.map(jnp.asarray, params))
     optimizer, config = make_optimizer(recipe.optimizer), recipe.model
     # a copy: the step donates its input, which must not be the average's buffer
@@ -75,10 +89,17 @@ def build(recipe: Recipe, params: Params) -> Trainable:
         jnp.zeros((), jnp.int32), flat, jnp.array(flat), optimizer.init(flat)
     )
 
+    def predict_labels(
+        weights: jax.Array, graph: Graph
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        outputs = PROGRAMS[program_for(labels)](config, unravel(weights), graph)
+        return outputs, predicted_labels(outputs, graph, labels)
+
     def loss_fn(weights: jax.Array, graph: Graph) -> tuple[jax.Array, dict[str, Any]]:
-        terms, forces = terms_and_forces(config, unravel(weights), graph)
-        parts = loss_terms(weights_of_loss, terms, forces, graph)
-        return total_loss(weights_of_loss, parts), parts
+        outputs, predicted = predict_labels(weights, graph)
+        penalty = outputs["nonhierarchicality"]
+        parts = loss_terms(recipe.loss, predicted, penalty, graph)
+        return total_loss(recipe.loss, parts), parts
 
     def step(state: TrainState, graph: Graph) -> tuple[TrainState, dict[str, Any]]:
         (loss, parts), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
@@ -98,38 +119,6 @@ def build(recipe: Recipe, params: Params) -> Trainable:
         return TrainState(count, weights, average, moments), metrics
 
     def predict(weights: Any, graph: Graph) -> dict[str, jax.Array]:
-        return predictions(config, unravel(weights), graph)
+        return predict_labels(weights, graph)[1]
 
     return Trainable(start, jax.jit(step, donate_argnums=0), jax.jit(predict), unravel)
-
-
-def predictions(
-    config: ModelConfig, params: Params, graph: Graph
-) -> dict[str, jax.Array]:
-    """Per-atom energies (without references), forces and charges of a batch."""
-    terms, forces = terms_and_forces(config, params, graph)
-    return {
-        "energies": terms.energies,
-        "forces": forces,
-        "charges": terms.charges,
-        "spin_populations": terms.spin_populations,
-    }
-
-
-def starting_parameters(params: Params, energy_scale: float) -> Params:
-    """PhysNet's start: output heads and second residual layers at zero.
-
-    The network then begins at the references, and every residual block as the identity.
-    ``energy_scale`` (eV) is the size that one unit of the energy head has.
-    """
-
-    def clear(path: Any, leaf: np.ndarray) -> np.ndarray:
-        names = [entry.key for entry in path]
-        zero = "head" in names or (names[-2:] == ["residual", "kernel"])
-        return np.zeros_like(leaf) if zero else leaf
-
-    cleared = dict(jax.tree_util.tree_map_with_path(clear, params))
-    scale = np.ones_like(cleared["scale"])
-    scale[:, 0] = energy_scale
-    cleared["scale"] = scale
-    return cleared

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from physnet_ase.config import ModelConfig, resolve_config
+from physnet_ase.quantities import trained
 
 
 class _Section(BaseModel):
@@ -69,25 +70,45 @@ class SamplingConfig(_Section):
     )
 
 
-class LossConfig(_Section):
-    """Weights of the loss terms.
+class LossConfig(BaseModel):
+    """Weights of the loss terms: one of each trained quantity, by its name.
 
-    Gaps between states live in the energies, so these weigh them more than PhysNet's
-    own weights do (energy 1, forces 52.9177, dipole 27.2114, charges 14.3996 in eV,
-    Å, e), which suit one state and accurate forces.
+    Defaults stand in ``physnet_ase.quantities``. Gaps between states live in the
+    energies, so these weigh them more than PhysNet's own weights do (energy 1, forces
+    52.9177, dipole 27.2114, charges 14.3996 in eV, Å, e), which suit one state and
+    accurate forces.
     """
 
-    energy: float = Field(10.0, ge=0, description="per eV")
-    forces: float = Field(10.0, ge=0, description="per eV/Å")
-    dipole: float = Field(5.0, ge=0, description="per e·Å")
-    charges: float = Field(1.0, ge=0, description="per e")
-    spin_populations: float = Field(
-        2.0, ge=0, description="per electron; needs model.spin_populations"
-    )
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+    __pydantic_extra__: dict[str, float]
+
     nonhierarchicality: float = Field(0.01, ge=0)
     huber_delta: float = Field(
         0.0, ge=0, description="errors below it count quadratically; 0 is plain |error|"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, content: Any) -> Any:
+        defaults = {q.name: q.loss_weight for q in trained()}
+        return {**defaults, **content} if isinstance(content, dict) else content
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> "LossConfig":
+        known = [q.name for q in trained()]
+        for name, weight in self.__pydantic_extra__.items():
+            if name not in known:
+                raise ValueError(
+                    f"{name}: unknown; there are weights of {', '.join(known)}, "
+                    "nonhierarchicality and huber_delta"
+                )
+            if weight < 0:
+                raise ValueError(f"{name}: must be 0 or more, got {weight}")
+        return self
+
+    def weight(self, name: str) -> float:
+        """The weight of a trained quantity."""
+        return self.__pydantic_extra__[name]
 
 
 class OptimizerConfig(_Section):

@@ -21,6 +21,8 @@ class RunStore:
         """Store arrays and what JSON can hold."""
         import orbax.checkpoint as ocp  # slow to import, needed by trainings only
 
+        if self._open().latest_step() == step:
+            return
         self._open().save(
             step,
             args=ocp.args.Composite(

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from physnet_training.loading.order import hash_uniform
+from physnet_training.loading.order import both_parts, hash_uniform, split_indices
 from physnet_training.packed import PackedDataset
 from physnet_training.storage.shard import parts
+from physnet_training.train.recipe import SplitConfig
 
 Array = NDArray[Any]
 SPLIT_FILE = "split.npz"
@@ -85,31 +86,6 @@ class Split:
         return cls(*found)
 
 
-def split_indices(
-    molecules: int | Array, train_fraction: float, seed: int
-) -> tuple[Array, Array]:
-    """Two parts whose membership depends on (seed, molecule index) alone.
-
-    Args:
-        molecules: Their number, or the molecule indices themselves.
-        train_fraction: Expected fraction of the first part, between 0 and 1.
-        seed: Any integer.
-
-    Returns:
-        Ascending positions' indices of the training and of the validation part.
-
-    Raises:
-        ValueError: The fraction is out of range, or a part would be empty.
-    """
-    if not 0 < train_fraction < 1:
-        raise ValueError(
-            f"train_fraction must lie between 0 and 1, got {train_fraction}"
-        )
-    indices = np.arange(molecules) if isinstance(molecules, int) else molecules
-    inside = hash_uniform(indices, seed) < train_fraction
-    return _both(indices, inside, f"train_fraction {train_fraction}, seed {seed}")
-
-
 def permutation_split(
     num_molecules: int, num_train: int, num_validation: int, seed: int
 ) -> Split:
@@ -173,7 +149,7 @@ def geometry_split(
             digest = hashlib.sha256(content).digest()
             keys[start + place] = int.from_bytes(digest[:8], "little")
     inside = hash_uniform(keys, seed) < fraction
-    return _both(indices, inside, f"fraction {fraction}, seed {seed}")
+    return both_parts(indices, inside, f"fraction {fraction}, seed {seed}")
 
 
 def group_indices(dataset: PackedDataset, names: Sequence[str]) -> Array:
@@ -195,10 +171,26 @@ def group_indices(dataset: PackedDataset, names: Sequence[str]) -> Array:
     return np.concatenate(found)
 
 
-def _both(indices: Array, inside: Array, what: str) -> tuple[Array, Array]:
-    if inside.all() or not inside.any():
-        raise ValueError(
-            f"{len(indices)} molecules with {what} leave one part of the split empty; "
-            "use another fraction or seed, or more molecules"
+def make_split(dataset: PackedDataset, config: SplitConfig) -> Split:
+    """Divide a dataset as the recipe says; held-out groups always go to the test part.
+
+    Raises:
+        ValueError: Unknown group, or an empty part.
+    """
+    if config.kind == "permutation":
+        if config.num_train is None or config.num_validation is None:
+            raise ValueError("split.kind 'permutation' needs num_train, num_validation")
+        return permutation_split(
+            len(dataset), config.num_train, config.num_validation, config.seed
         )
-    return indices[inside], indices[~inside]
+    free = np.ones(len(dataset), dtype=bool)
+    if config.holdout_groups:
+        free[group_indices(dataset, config.holdout_groups)] = False
+    rest, held = np.flatnonzero(free), np.flatnonzero(~free)
+    if config.kind == "geometry":
+        inside, outside = geometry_split(
+            dataset, config.train_fraction, config.seed, molecules=rest
+        )
+    else:
+        inside, outside = split_indices(rest, config.train_fraction, config.seed)
+    return Split(inside, outside, held)

@@ -1,103 +1,79 @@
 """Errors of a model on labelled molecules, per charge and multiplicity."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from physnet_ase.energy import predicted_labels, program_for
 from physnet_ase.graph import Graph
+from physnet_ase.potential import Potential
+from physnet_ase.quantities import QUANTITIES, trained
 from physnet_ase.state import ElectronicState
 from physnet_training.distinct_states import distinct_states
+from physnet_training.loading.loader import PackedMemmapLoader
 from physnet_training.packed import PackedDataset
 from physnet_training.storage.shard import parts
 
 Array = NDArray[Any]
-Predict = Callable[[Graph], dict[str, Any]]
-KINDS = {
-    "energy": "ev",
-    "energy_per_atom": "ev",
-    "forces": "ev_per_angstrom",
-    "charges": "e",
-}
-"""Quantity -> unit in the names of its errors."""
+Predict = Callable[[Graph], Mapping[str, Any]]
+"""Labels by name of a graph, as ``energy.predicted_labels`` has them."""
+_PER_ATOM = "energy_per_atom"
 _PICTURED = 20_000  # molecules whose values are kept for pictures
 
 
-class ReferenceTable:
-    """Vectorised E_ref = Σ e[Z] + c[Q, M] for the molecules of a graph."""
-
-    def __init__(
-        self,
-        element_energies: dict[int, float],
-        state_energies: dict[ElectronicState, float],
-    ) -> None:
-        self._elements = np.zeros(119)
-        for number, energy in element_energies.items():
-            self._elements[number] = energy
-        self._states = state_energies
-
-    def energies(self, graph: Graph) -> Array:
-        """References in eV, (molecules,) float64; filler rows are 0."""
-        num_molecules = len(graph.total_charge)
-        atoms = np.where(graph.atom_mask, self._elements[graph.atomic_numbers], 0.0)
-        total = np.bincount(graph.molecule_index, atoms, minlength=num_molecules)
-        for row in np.flatnonzero(graph.molecule_mask):
-            state = ElectronicState(
-                int(graph.total_charge[row]), int(graph.spin_multiplicity[row])
-            )
-            total[row] += self._states[state]
-        return total
-
-    def subtract(self, graph: Graph) -> Graph:
-        """The graph with references taken off its energy labels, now float32-safe."""
-        labels = graph.labels
-        if labels is None:
-            raise ValueError("the graph has no labels; use PackedMemmapLoader.graphs()")
-        energy = (labels.energy - self.energies(graph)).astype(np.float32)
-        return graph._replace(labels=labels._replace(energy=energy))
+def error_names() -> dict[str, str]:
+    """Error -> unit in the names of its numbers: those of all trained quantities."""
+    names: dict[str, str] = {}
+    for quantity in trained():
+        names[quantity.name] = quantity.error_unit
+        if quantity.name == "energy":
+            names[_PER_ATOM] = quantity.error_unit
+    return names
 
 
 class ErrorSums:
     """Sums of errors per state; memory does not grow with the molecules."""
 
     def __init__(self) -> None:
+        self._names = error_names()
         self._molecules: Counter[tuple[int, int]] = Counter()
-        # per state: [kinds, 3] number of errors, sums of their sizes and squares
+        # per state: [names, 3] number of errors, sums of their sizes and squares
         self._sums: dict[tuple[int, int], Array] = {}
 
-    def add(self, values: dict[str, Array]) -> None:
+    def add(self, values: Mapping[str, Array]) -> None:
         """Add molecules, with values as :class:`Predictions` has them."""
         states, owner, counts = distinct_states(*values["state"].T)
         # atoms follow their molecules, so their states need no search of their own
         of_atoms = np.repeat(owner, values["size"])
-        error = values["energy"] - values["energy_label"]
-        found = np.zeros((len(KINDS), 3, len(states)))
-        for place, (name, owners) in enumerate(
-            zip(KINDS, (owner, owner, of_atoms, of_atoms), strict=True)
-        ):
-            if name == "energy_per_atom":
+        sums = np.zeros((len(self._names), 3, len(states)))
+        for place, name in enumerate(self._names):
+            source = "energy" if name == _PER_ATOM else name
+            if source not in values:
+                continue
+            error = values[source] - values[f"{source}_label"]
+            if name == _PER_ATOM:
                 error = error / values["size"]
-            elif name != "energy":
-                error = values[name] - values[f"{name}_label"]
+            owners = of_atoms if QUANTITIES[source].per_atom else owner
             flat = error.reshape(len(owners), -1)
             known = np.isfinite(flat)
             index = np.broadcast_to(owners[:, None], flat.shape)[known]
             for column, power in enumerate((0, 1, 2)):
-                found[place, column] = np.bincount(
+                sums[place, column] = np.bincount(
                     index, np.abs(flat[known]) ** power, minlength=len(states)
                 )
         for place, (q, m) in enumerate(states.tolist()):
             self._molecules[q, m] += int(counts[place])
-            self._sums[q, m] = self._sums.get((q, m), 0.0) + found[:, :, place]
+            self._sums[q, m] = self._sums.get((q, m), 0.0) + sums[:, :, place]
 
     def states(self) -> list[tuple[int, int]]:
         """(charge, multiplicity) of the molecules added, ascending."""
         return sorted(self._sums)
 
     def row(self, state: tuple[int, int] | None) -> dict[str, Any]:
-        """MAE and RMSE of energy (eV), forces (eV/Å) and charges (e) in one state.
+        """MAE and RMSE of everything that is trained, in one state; None: no label.
 
         Args:
             state: (charge, multiplicity), or None for all.
@@ -108,9 +84,11 @@ class ErrorSums:
             "multiplicity": None if state is None else state[1],
             "molecules": sum(self._molecules[s] for s in wanted),
         }
-        total = sum((self._sums[s] for s in wanted), start=np.zeros((len(KINDS), 3)))
+        total = sum(
+            (self._sums[s] for s in wanted), start=np.zeros((len(self._names), 3))
+        )
         for (name, unit), (count, size, square) in zip(
-            KINDS.items(), total.tolist(), strict=True
+            self._names.items(), total.tolist(), strict=True
         ):
             row[f"{name}_mae_{unit}"] = size / count if count else None
             row[f"{name}_rmse_{unit}"] = (square / count) ** 0.5 if count else None
@@ -146,52 +124,51 @@ class Predictions:
         return [self._sums.row(state) for state in (None, *self._sums.states())]
 
 
-def _values(graph: Graph, out: dict[str, Any]) -> dict[str, Array]:
+def _values(graph: Graph, predicted: Mapping[str, Any]) -> dict[str, Array]:
     """Predicted and reference values of a graph without its padding."""
     labels = graph.labels
     if labels is None:
         raise ValueError("the graph has no labels to compare with")
     molecules, atoms = graph.molecule_mask, graph.atom_mask
-    count = len(molecules)
-    per_atom = np.asarray(out["energies"], np.float64)
     state = np.stack([graph.total_charge, graph.spin_multiplicity], axis=1)
     index = graph.molecule_index[atoms]
-    energy = np.bincount(graph.molecule_index, per_atom, minlength=count)
-    return {
+    values = {
         "state": state[molecules],
-        "size": np.bincount(index, minlength=count)[molecules],
-        "energy": energy[molecules],
-        "energy_label": np.asarray(labels.energy, np.float64)[molecules],
+        "size": np.bincount(index, minlength=len(molecules))[molecules],
         "atom_state": state[index],
-        "forces": np.asarray(out["forces"], np.float64)[atoms],
-        "forces_label": np.asarray(labels.forces, np.float64)[atoms],
-        "charges": np.asarray(out["charges"], np.float64)[atoms],
-        "charges_label": np.asarray(labels.charges, np.float64)[atoms],
     }
+    for name, prediction in predicted.items():
+        rows = atoms if QUANTITIES[name].per_atom else molecules
+        values[name] = np.asarray(prediction, np.float64)[rows]
+        values[f"{name}_label"] = np.asarray(labels.values[name], np.float64)[rows]
+    return values
 
 
-def evaluate_potential(potential: Any, loader: Any) -> Predictions:
-    """Predictions of a potential on one epoch of a ``PackedMemmapLoader``.
+def evaluate_potential(potential: Potential, loader: PackedMemmapLoader) -> Predictions:
+    """Predictions of a potential on one epoch of a loader, for all labels it can give.
 
     Raises:
         ValueError: An element or state that the potential has not seen.
     """
     _check_known(potential, loader.dataset, loader.indices)
-    references = ReferenceTable(
-        dict(
-            zip(
-                potential.elements,
-                (potential.reference_energy([z], (0, 1)) for z in potential.elements),
-                strict=True,
-            )
-        ),
-        {r.state: r.reference_energy for r in potential.metadata.states},
-    )
-    graphs = map(references.subtract, loader.graphs(potential.config.cutoff))
-    return Predictions(graphs, lambda graph: potential.run(graph, "forces"))
+    names = [
+        quantity.name
+        for quantity in trained()
+        if quantity.name in loader.dataset.fields
+        and (not quantity.needs or getattr(potential.config, quantity.needs))
+    ]
+
+    def predict(graph: Graph) -> Mapping[str, Any]:
+        outputs = potential.run(graph, program_for(names))
+        return predicted_labels(outputs, graph, names)
+
+    graphs = loader.graphs(potential.config.cutoff)
+    return Predictions(map(potential.references.without, graphs), predict)
 
 
-def _check_known(potential: Any, dataset: PackedDataset, molecules: Array) -> None:
+def _check_known(
+    potential: Potential, dataset: PackedDataset, molecules: Array
+) -> None:
     """Refuse molecules that the potential does not know, one example of each kind.
 
     Raises:

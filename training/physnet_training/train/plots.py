@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from physnet_ase.state import ElectronicState
-from physnet_training.evaluate import Predictions
+from physnet_training.train.evaluate import Predictions
 
 
 def plot_history(history: Path, picture: Path) -> Path:

@@ -1,12 +1,13 @@
 """The masked loss: missing labels (NaN) and padding contribute exactly nothing."""
 
-import jax
+from collections.abc import Mapping
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from physnet_ase.graph import Graph
-from physnet_ase.terms import AtomicTerms
-from physnet_training.config import LossConfig
+from physnet_ase.quantities import QUANTITIES
+from physnet_training.train.recipe import LossConfig
 
 
 def penalty(error: Float[Array, "*n"], delta: float) -> Float[Array, "*n"]:
@@ -38,52 +39,42 @@ def masked_mean(
     return total / jnp.maximum(jnp.sum(weight), 1e-12)
 
 
-def dipoles(terms: AtomicTerms, graph: Graph) -> Float[Array, "molecules 3"]:
-    """Σ q_i R_i of every molecule about the coordinate origin, in e·Å."""
-    return jax.ops.segment_sum(
-        terms.charges[:, None] * jnp.asarray(graph.positions),
-        graph.molecule_index,
-        graph.total_charge.shape[0],
-        indices_are_sorted=True,
-    )
-
-
 def loss_terms(
     config: LossConfig,
-    terms: AtomicTerms,
-    forces: Float[Array, "atoms 3"],
+    predicted: Mapping[str, Array],
+    nonhierarchicality: Float[Array, " atoms"],
     graph: Graph,
 ) -> dict[str, Float[Array, ""]]:
-    """Unweighted loss of each kind; the energy label is already less its reference."""
+    """Unweighted loss of each predicted label, and PhysNet's penalty.
+
+    Energy labels are already less their references.
+
+    Args:
+        config: Weights and shape of the loss.
+        predicted: Name of a quantity -> array, as ``energy.predicted_labels`` has it.
+        nonhierarchicality: The network's penalty on growing block outputs.
+        graph: With labels of the same names.
+    """
     labels = graph.labels
     if labels is None:
         raise ValueError("the graph has no labels; use PackedMemmapLoader.graphs()")
-    delta = config.huber_delta
     per_molecule = labels.weight * graph.molecule_mask
     per_atom = labels.weight[graph.molecule_index] * graph.atom_mask
-    energies = jax.ops.segment_sum(
-        terms.energies,
-        graph.molecule_index,
-        graph.total_charge.shape[0],
-        indices_are_sorted=True,
-    )
-    return {
-        "energy": masked_mean(energies, labels.energy, per_molecule, delta),
-        "forces": masked_mean(forces, labels.forces, per_atom, delta),
-        "dipole": masked_mean(
-            dipoles(terms, graph), labels.dipole, per_molecule, delta
-        ),
-        "charges": masked_mean(terms.charges, labels.charges, per_atom, delta),
-        "spin_populations": masked_mean(
-            terms.spin_populations, labels.spin_populations, per_atom, delta
-        ),
-        "nonhierarchicality": jnp.sum(terms.nonhierarchicality)
-        / jnp.maximum(jnp.sum(graph.atom_mask), 1),
+    parts = {
+        name: masked_mean(
+            prediction,
+            labels.values[name],
+            per_atom if QUANTITIES[name].per_atom else per_molecule,
+            config.huber_delta,
+        )
+        for name, prediction in predicted.items()
     }
+    penalties, atoms = jnp.sum(nonhierarchicality), jnp.sum(graph.atom_mask)
+    return parts | {"nonhierarchicality": penalties / jnp.maximum(atoms, 1)}
 
 
 def total_loss(
-    config: LossConfig, parts: dict[str, Float[Array, ""]]
+    config: LossConfig, parts: Mapping[str, Float[Array, ""]]
 ) -> Float[Array, ""]:
     """Weighted sum of the parts."""
     return sum(

@@ -6,15 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from physnet_ase.potential import load_potential
-from physnet_training.config import Recipe
 from physnet_training.conversion.source_report import source_sha256
 from physnet_training.convert import convert
-from physnet_training.evaluate import evaluate_potential
-from physnet_training.loader import PackedMemmapLoader
+from physnet_training.loading.loader import PackedMemmapLoader
 from physnet_training.packed import PackedDataset
-from physnet_training.plots import plot_history, plot_parity
 from physnet_training.sources.read_deepmd import is_deepmd
-from physnet_training.trainer import Progress, Trainer, prepare
+from physnet_training.train.evaluate import evaluate_potential
+from physnet_training.train.plots import plot_history, plot_parity
+from physnet_training.train.recipe import Recipe
+from physnet_training.train.trainer import (
+    Trainer,
+    TrainingProgress,
+    exclusive,
+    prepare,
+)
 
 EVALUATION_BATCH = 128
 
@@ -85,15 +90,16 @@ def with_overrides(
 def train(
     recipe: Recipe,
     out: Path,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[TrainingProgress], None] | None = None,
 ) -> dict[str, Any]:
     """Train a recipe from its data to an evaluated model in the new folder ``out``."""
-    dataset = open_data(recipe, out)
-    return finish(prepare(recipe, dataset, out), on_progress)
+    with exclusive(out):
+        dataset = open_data(recipe, out)
+        return finish(prepare(recipe, dataset, out), on_progress)
 
 
 def finish(
-    trainer: Trainer, on_progress: Callable[[Progress], None] | None = None
+    trainer: Trainer, on_progress: Callable[[TrainingProgress], None] | None = None
 ) -> dict[str, Any]:
     """Run a trainer to its end, draw its pictures, evaluate the test part.
 
