@@ -1,20 +1,61 @@
 """Electronic states: total charge and spin multiplicity, and which are possible."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-CHARGE_KEYS = ("charge",)
-"""Keys of ``atoms.info`` that hold the total charge in e."""
-MULTIPLICITY_KEYS = ("spin_multiplicity", "multiplicity", "mult", "spin")
-"""Keys of ``atoms.info`` that hold 2S+1; any that are present must agree."""
+StateKind = Literal["charge", "multiplicity", "unpaired"]
+"""What a key says of the state: charge in e, 2S+1, or 2S."""
+STATE_KEYS: dict[StateKind, tuple[str, ...]] = {
+    "charge": ("charge", "total_charge", "net_charge", "molecular_charge", "Q"),
+    "multiplicity": (
+        "spin_multiplicity",
+        "multiplicity",
+        "mult",
+        "spin",
+        "total_spin",
+        "spin_mult",
+        "molecular_multiplicity",
+        "S",
+        "M",
+    ),
+    "unpaired": (
+        "unpaired_electrons",
+        "num_unpaired_electrons",
+        "n_unpaired",
+        "unpaired",
+        "uhf",
+    ),
+}
+"""Keys of ``atoms.info``, and of data files, that hold the state; all that are present
+must agree. Letters may be of any case, but for keys of one letter."""
 WHOLE_SUM_TOLERANCE = 1e-3
 """Largest rounding error of a sum over atoms that still counts as a whole number."""
+
+
+@lru_cache(maxsize=1024)
+def state_key(key: str) -> StateKind | None:
+    """What a key says of the electronic state; None where it says nothing."""
+    for kind, keys in STATE_KEYS.items():
+        if key in keys or (len(key) > 1 and key.lower() in keys):
+            return kind
+    return None
+
+
+def state_keys(available: Iterable[Any]) -> dict[StateKind, list[str]]:
+    """The keys that hold charge, multiplicity and unpaired electrons."""
+    found: dict[StateKind, list[str]] = {kind: [] for kind in STATE_KEYS}
+    for key in available:
+        kind = state_key(key) if isinstance(key, str) else None
+        if kind is not None:
+            found[kind].append(key)
+    return found
 
 
 def signed(charge: int) -> str:
@@ -80,6 +121,34 @@ def lowest_multiplicity(numbers: Any, charge: int) -> int:
     return 1 + num_electrons(numbers, charge) % 2
 
 
+def free_atom_multiplicity(number: int, charge: int) -> int | None:
+    """2S+1 of the ground state of a free atom or ion; None where no table says it.
+
+    Neutral atoms as ASE tabulates them; ions of the main groups up to argon as the
+    neutral atom with as many electrons.
+    """
+    from ase.data import ground_state_magnetic_moments as moments
+
+    electrons = number - charge
+    if charge != 0 and not 0 < max(number, electrons) <= 18:
+        return None
+    if electrons == 0:
+        return 1
+    return 1 + round(float(moments[electrons])) if electrons < len(moments) else None
+
+
+def default_multiplicity(numbers: Any, charge: int) -> int:
+    """2S+1 where nothing names one: the lowest of the right parity.
+
+    A free atom gets its ground state by Hund's rules where that is known: no one means
+    the singlet of carbon or oxygen by writing the atom alone.
+    """
+    lowest = lowest_multiplicity(numbers, charge)
+    if len(numbers) != 1:
+        return lowest
+    return free_atom_multiplicity(int(numbers[0]), charge) or lowest
+
+
 def is_possible(numbers: Any, state: ElectronicState) -> bool:
     """Whether atoms with atomic ``numbers`` can be in ``state`` at all."""
     electrons = num_electrons(numbers, state.charge)
@@ -136,9 +205,11 @@ def resolve_state(
     """Return the state of ``atoms`` from the first source that names it.
 
     Charge and multiplicity are looked up separately, each in this order:
-    ``atoms.info``, the argument, the sum of ``initial_charges`` (for 2S: of
-    ``initial_magmoms``) when any of them is not zero, the default (charge 0, lowest
-    multiplicity of the right parity). ``atoms.info`` is only read.
+    ``atoms.info`` (see ``STATE_KEYS``; attributes of these names that other packages
+    put on ``Atoms`` count as entries), the argument, the sum of ``initial_charges``
+    (for 2S: of ``initial_magmoms``) when any of them is not zero, the default (charge
+    0, the lowest multiplicity of the right parity, a free atom's ground state).
+    ``atoms.info`` is only read.
 
     Args:
         atoms: The molecule or cell.
@@ -162,7 +233,7 @@ def _resolve(
     numbers = atoms.numbers
     try:
         found_charge, charge_source = _lookup(
-            atoms, CHARGE_KEYS, ("charge", charge), _charge_sum
+            _named(atoms, "charge"), ("charge", charge), lambda: _charge_sum(atoms)
         )
     except ValueError as error:
         raise ValueError(f"{error}; {_allowed_charges(numbers)}") from error
@@ -170,12 +241,15 @@ def _resolve(
     check_possible(numbers, _lowest_state(numbers, known_charge))
     try:
         found_multiplicity, multiplicity_source = _lookup(
-            atoms, MULTIPLICITY_KEYS, ("multiplicity", multiplicity), _multiplicity_sum
+            _named(atoms, "multiplicity", "unpaired"),
+            ("multiplicity", multiplicity),
+            lambda: _multiplicity_sum(atoms),
         )
-        state = (
-            _lowest_state(numbers, known_charge)
+        state = ElectronicState(
+            known_charge,
+            default_multiplicity(numbers, known_charge)
             if found_multiplicity is None
-            else ElectronicState(known_charge, found_multiplicity)
+            else found_multiplicity,
         )
     except ValueError as error:
         allowed = _allowed_multiplicities(numbers, known_charge)
@@ -201,36 +275,55 @@ def _resolve(
 def with_state(atoms: "Atoms", state: ElectronicState) -> "Atoms":
     """Return a copy of ``atoms`` whose ``info`` holds ``state``; no calculator."""
     copy: Atoms = atoms.copy()
-    for key in MULTIPLICITY_KEYS:
-        copy.info.pop(key, None)
+    for key in [key for keys in state_keys(copy.info).values() for key in keys]:
+        del copy.info[key]
     copy.info["charge"] = state.charge
     copy.info["spin_multiplicity"] = state.multiplicity
     return copy
 
 
+def _named(atoms: "Atoms", *kinds: StateKind) -> dict[str, int]:
+    """Charges, or 2S+1, in ``info`` and in attributes, by the words that name them.
+
+    Raises:
+        ValueError: One of them is not a whole number.
+    """
+    named: dict[str, int] = {}
+    info = {key: f"atoms.info[{key!r}]" for key in atoms.info if isinstance(key, str)}
+    others = {key: f"atoms.{key}" for key in vars(atoms) if key not in info}
+    for kind in kinds:
+        for entries, words in ((atoms.info, info), (vars(atoms), others)):
+            for key in words:
+                if state_key(key) != kind:
+                    continue
+                if len(key) == 1 and np.ndim(entries[key]) > 0:
+                    continue  # an array under one letter is something else
+                number = as_integer(entries[key], words[key])
+                named[words[key]] = number + 1 if kind == "unpaired" else number
+    return named
+
+
 def _lookup(
-    atoms: "Atoms",
-    keys: Sequence[str],
+    named: Mapping[str, int],
     argument: tuple[str, int | None],
-    sum_fn: Callable[["Atoms"], int | None],
+    sum_fn: Callable[[], int | None],
 ) -> tuple[int | None, str]:
-    """Return the first value found and the words that name its source."""
-    values = {
-        key: as_integer(atoms.info[key], f"atoms.info[{key!r}]")
-        for key in keys
-        if key in atoms.info
-    }
-    if len(set(values.values())) > 1:
-        shown = ", ".join(f"{key}={value}" for key, value in values.items())
-        raise ValueError(
-            f"atoms.info holds contradicting multiplicities 2S+1: {shown}; keep one"
-        )
-    if values:
-        return next(iter(values.values())), f"atoms.info[{next(iter(values))!r}]"
+    """Return the first value found and the words that name its source.
+
+    Raises:
+        ValueError: Two names of the same thing disagree.
+    """
     name, value = argument
+    if len(set(named.values())) > 1:
+        meaning = "charges" if name == "charge" else "multiplicities 2S+1"
+        shown = ", ".join(f"{key} = {value}" for key, value in sorted(named.items()))
+        raise ValueError(f"contradicting {meaning}: {shown}; keep one")
+    if named:
+        source, number = next(iter(named.items()))
+        return number, source
     if value is not None:
         return as_integer(value, name), f"{name}={value}"
-    total = sum_fn(atoms)
+    total = sum_fn()
     if total is not None:
         return total, "the atoms' initial " + (
             "charges" if name == "charge" else "magnetic moments"

@@ -36,3 +36,61 @@ TO_ANGSTROM = {"angstrom": 1.0, "bohr": BOHR, "nm": 10.0}
 """Length units accepted at the file boundary, as factors to Å."""
 TO_ELECTRON_ANGSTROM = {"e*angstrom": 1.0, "debye": DEBYE, "e*bohr": BOHR}
 """Dipole units accepted at the file boundary, as factors to e·Å."""
+TO_EV_PER_CUBIC_ANGSTROM = {"GPa": GIGAPASCAL, "kbar": GIGAPASCAL / 10}
+"""Pressure units accepted besides energy/length^3, as factors to eV/Å³."""
+
+_ENERGY = {name.lower(): factor for name, factor in TO_EV.items()} | {
+    "ha": HARTREE,
+    "eh": HARTREE,
+    "au": HARTREE,
+    "kcal": KCAL_PER_MOL,
+    "kj": KCAL_PER_MOL / 4.184,
+    "ry": HARTREE / 2,
+}
+_LENGTH = TO_ANGSTROM | {"ang": 1.0, "å": 1.0, "a": 1.0}
+_DIPOLE = TO_ELECTRON_ANGSTROM | {
+    "e*å": 1.0,
+    "d": DEBYE,
+    "elementary_charge*bohr": BOHR,
+    "elementary_charge*angstrom": 1.0,
+}
+_CHARGE = dict.fromkeys(("e", "electrons", "electron", "elementary_charge"), 1.0)
+_PRESSURE = {name.lower(): f for name, f in TO_EV_PER_CUBIC_ANGSTROM.items()}
+
+
+def conversion_factor(dimension: str, unit: str) -> float | None:
+    """Factor from a unit to the one used inside; None where the unit is unknown.
+
+    Args:
+        dimension: "energy", "length", "force", "dipole", "charge" or "stress".
+        unit: In any case of letters, as "hartree/bohr" or "kcal/mol/angstrom".
+    """
+    unit = unit.split("(")[0].strip().lower().replace(" ", "")
+    simple = {"energy": _ENERGY, "length": _LENGTH, "dipole": _DIPOLE}
+    if dimension in simple:
+        return simple[dimension].get(unit)
+    if dimension == "charge":
+        return _CHARGE.get(unit)
+    energy, _, length = unit.rpartition("/")
+    power = 1
+    if dimension == "stress":
+        if unit in _PRESSURE:
+            return _PRESSURE[unit]
+        if not length.endswith("^3"):
+            return None
+        length, power = length.removesuffix("^3"), 3
+    if energy not in _ENERGY or length not in _LENGTH:
+        return None
+    return float(_ENERGY[energy] / _LENGTH[length] ** power)
+
+
+def known_units(dimension: str) -> list[str]:
+    """Units of a dimension, to name in a message."""
+    power = "^3" if dimension == "stress" else ""
+    listed = {
+        "energy": list(TO_EV),
+        "length": list(TO_ANGSTROM),
+        "dipole": list(TO_ELECTRON_ANGSTROM),
+        "charge": list(_CHARGE),
+    }.get(dimension) or [f"{e}/{a}{power}" for e in TO_EV for a in TO_ANGSTROM]
+    return listed + (list(TO_EV_PER_CUBIC_ANGSTROM) if dimension == "stress" else [])

@@ -11,7 +11,7 @@ from ase.build import molecule
 from ase.collections import g2
 from ase.io.formats import filetype, ioformats
 
-from physnet_ase.state import MULTIPLICITY_KEYS
+from physnet_ase.state import state_keys
 
 
 def read_structure(text: str, charge: int | None, multiplicity: int | None) -> Atoms:
@@ -40,11 +40,14 @@ def read_structure(text: str, charge: int | None, multiplicity: int | None) -> A
         raise ValueError(
             f"{text}: no such file, and ASE knows no molecule of this name{hint}"
         )
+    named = state_keys(atoms.info)
     if charge is not None:
+        for key in named["charge"]:
+            del atoms.info[key]
         atoms.info["charge"] = charge
     if multiplicity is not None:
-        for key in MULTIPLICITY_KEYS:
-            atoms.info.pop(key, None)
+        for key in named["multiplicity"] + named["unpaired"]:
+            del atoms.info[key]
         atoms.info["spin_multiplicity"] = multiplicity
     return atoms
 

@@ -8,7 +8,7 @@ from ase import Atoms
 from ase.build import molecule
 
 from physnet_ase.state import (
-    MULTIPLICITY_KEYS,
+    STATE_KEYS,
     ElectronicState,
     as_state,
     check_possible,
@@ -98,14 +98,14 @@ def test_noncollinear_moments_are_refused():
         resolve_state(atoms)
 
 
-@pytest.mark.parametrize("key", MULTIPLICITY_KEYS)
+@pytest.mark.parametrize("key", STATE_KEYS["multiplicity"])
 def test_every_spin_key_means_2s_plus_1(key):
     assert resolve_state(water(**{key: 3})) == ElectronicState(0, 3)
 
 
 def test_spin_keys_that_agree_are_fine_and_that_disagree_are_refused():
     assert resolve_state(water(spin=3, mult=3.0)) == ElectronicState(0, 3)
-    with pytest.raises(ValueError, match=r"contradicting.*multiplicity=3.*spin=1"):
+    with pytest.raises(ValueError, match=r"contradicting.*multiplicity'\] = 3.*spin'\] = 1"):
         resolve_state(water(spin=1, multiplicity=3))
 
 

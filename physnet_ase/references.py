@@ -1,0 +1,200 @@
+"""Reference energies E_ref = Σ e[Z] + c[Q, M]: fitted, stored and applied here only.
+
+c[0, 1] = 0 by definition, whether a model has seen neutral singlets or not. A state
+without a constant of its own takes that of the seen state nearest in spin at the same
+charge, and 0 where no state of that charge was seen.
+"""
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from physnet_ase.molecules import Molecules
+from physnet_ase.state import ElectronicState
+
+Array = NDArray[np.float64]
+
+_NUMBERS = 119  # rows of the table of elements
+_FIRST_ROWS = 4096  # molecules behind the first solution
+_DEPENDENT = 1e-13  # of the largest eigenvalue: combinations that no molecule shows
+NEUTRAL_SINGLET = ElectronicState(0, 1)
+
+
+class References:
+    """Energies of free atoms in molecules, and constants of electronic states.
+
+    Attributes:
+        element_energies: Atomic number -> e[Z] in eV.
+        state_energies: State seen -> c[Q, M] in eV.
+        state_counts: State seen -> molecules in the training data.
+    """
+
+    def __init__(
+        self,
+        element_energies: Mapping[int, float],
+        state_energies: Mapping[ElectronicState, float],
+        state_counts: Mapping[ElectronicState, int] | None = None,
+    ) -> None:
+        self.element_energies = dict(element_energies)
+        self.state_energies = dict(state_energies)
+        self.state_counts = dict(state_counts or {})
+
+    @cached_property
+    def _table(self) -> Array:
+        table = np.full(_NUMBERS, np.nan)
+        for number, energy in self.element_energies.items():
+            table[number] = energy
+        table[0] = 0.0  # padding
+        return table
+
+    def constant(self, state: ElectronicState) -> float:
+        """c[Q, M] in eV, for a state not seen that of the nearest one."""
+        if state in self.state_energies:
+            return self.state_energies[state]
+        if state == NEUTRAL_SINGLET:
+            return 0.0
+        near = [seen for seen in self.state_energies if seen.charge == state.charge]
+        if not near:
+            return 0.0
+        closest = min(near, key=lambda s: abs(s.multiplicity - state.multiplicity))
+        return self.state_energies[closest]
+
+    def constants(
+        self, charge: NDArray[np.generic], spin: NDArray[np.generic]
+    ) -> Array:
+        """c[Q, M] of each molecule in eV, [molecules]."""
+        pairs = np.stack([charge, spin], axis=1).astype(np.int64)
+        unique, which = np.unique(pairs, axis=0, return_inverse=True)
+        found = [self.constant(ElectronicState(q, m)) for q, m in unique.tolist()]
+        return np.array(found, np.float64)[which.reshape(-1)]
+
+    def of_atoms(self, numbers: NDArray[np.generic], state: ElectronicState) -> Array:
+        """Per-atom references of one molecule in eV, [atoms]; c is shared evenly."""
+        elements: Array = self._table[np.asarray(numbers)]
+        return elements + self.constant(state) / len(elements)
+
+    def of_molecules(
+        self,
+        numbers: NDArray[np.generic],
+        owner: NDArray[np.generic],
+        charge: NDArray[np.generic],
+        spin: NDArray[np.generic],
+    ) -> Array:
+        """References of many molecules in eV, [molecules].
+
+        Args:
+            numbers: [atoms] atomic numbers, 0 for padding.
+            owner: [atoms] the molecule of each.
+            charge: [molecules] e.
+            spin: [molecules] 2S+1.
+        """
+        total = np.bincount(owner, self._table[numbers], minlength=len(charge))
+        return total + self.constants(charge, spin)
+
+    @classmethod
+    def fit(
+        cls,
+        batches: Iterable[Molecules],
+        elements: Iterable[int],
+        states: Mapping[ElectronicState, int],
+    ) -> "tuple[References, float]":
+        """Least squares over molecules, minimum norm when rank-deficient.
+
+        Molecules whose energy is missing (NaN) do not take part, but their states count
+        as seen.
+
+        Args:
+            batches: Molecules with energies.
+            elements: Every atomic number that comes.
+            states: Every state that comes -> number of its molecules.
+
+        Returns:
+            The references, and the root mean square of what they leave over, in eV per
+            atom.
+
+        Raises:
+            ValueError: No molecule has an energy.
+        """
+        fit = _Fit(sorted(elements), dict(sorted(states.items())))
+        for batch in batches:
+            fit.add(batch)
+        return fit.references(), fit.residual_per_atom()
+
+
+class _Fit:
+    """Least squares with molecules added in any number of batches.
+
+    Sums of products are kept, which have the size of the unknowns. Those of the counts
+    are whole numbers and exact. The energies enter less a first solution, so that of
+    thousands of eV a few remain, and the squared condition number of normal equations
+    costs no digits that matter.
+    """
+
+    def __init__(self, elements: list[int], counts: dict[ElectronicState, int]) -> None:
+        self._elements, self._counts = elements, counts
+        self._element_column = np.zeros(_NUMBERS, np.int64)
+        self._element_column[elements] = np.arange(len(elements))
+        fitted = [state for state in counts if state != NEUTRAL_SINGLET]
+        self._column = {
+            (s.charge, s.multiplicity): len(elements) + i for i, s in enumerate(fitted)
+        }
+        width = len(elements) + len(fitted) + 1  # the last column is the energy
+        self._products = np.zeros((width, width))
+        self._per_atom = np.zeros((width, width))
+        self._first: Array | None = None
+        self._rows = 0
+
+    def add(self, batch: Molecules) -> None:
+        batch = batch.keep(np.isfinite(batch.values["energy"]))
+        count, width = len(batch), len(self._elements)
+        if count == 0:
+            return
+        energies = batch.values["energy"].astype(np.float64)
+        rows = np.zeros((count, len(self._products)))
+        cells = batch.owner.astype(np.int64) * width
+        cells += self._element_column[batch.values["atomic_numbers"]]
+        counts = np.bincount(cells, minlength=count * width)
+        rows[:, :width] = counts.reshape(count, width)
+        charge = batch.values["total_charge"].astype(np.int64)
+        spin = batch.values["spin_multiplicity"].astype(np.int64)
+        for (q, m), column in self._column.items():
+            rows[:, column] = (charge == q) & (spin == m)
+        if self._first is None:
+            some = rows[:_FIRST_ROWS, :-1]
+            first = np.linalg.lstsq(some, energies[:_FIRST_ROWS], rcond=None)[0]
+            self._first = np.asarray(first, np.float64)
+        rows[:, -1] = energies - rows[:, :-1] @ np.asarray(self._first)
+        self._rows += count
+        self._products += rows.T @ rows
+        rows /= batch.n_atoms[:, None]
+        self._per_atom += rows.T @ rows
+
+    def references(self) -> References:
+        solution, width = self._solve(), len(self._elements)
+        constants = {
+            state: float(solution[self._column[state.charge, state.multiplicity]])
+            if state != NEUTRAL_SINGLET
+            else 0.0
+            for state in self._counts
+        }
+        energies = zip(self._elements, solution[:width].tolist(), strict=True)
+        return References(dict(energies), constants, self._counts)
+
+    def residual_per_atom(self) -> float:
+        solution = self._solve()
+        left = np.append(np.asarray(self._first) - solution, 1.0)
+        return float(np.sqrt(max(left @ self._per_atom @ left, 0.0) / self._rows))
+
+    def _solve(self) -> Array:
+        if self._first is None:
+            raise ValueError(
+                "no training molecule has an energy; convert data with energy labels"
+            )
+        values, vectors = np.linalg.eigh(self._products[:-1, :-1])
+        kept = values > _DEPENDENT * values[-1]
+        values, vectors = values[kept], vectors[:, kept]
+        # What the molecules do not determine must be zero in the first solution too.
+        change = (vectors.T @ self._products[:-1, -1]) / values
+        return vectors @ (vectors.T @ self._first + change)
