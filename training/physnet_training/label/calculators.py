@@ -268,7 +268,8 @@ class DensityFunctional(_StateCalculator):
         if self._density_fit:
             field = field.density_fit()
         field.xc = self._functional
-        field.grids = _grids(molecule, max(self._grid_level - 1, 0))
+        coarse = min(self._grid_level, max(self._grid_level - 1, 1))
+        field.grids = _grids(molecule, coarse)
         field.max_cycle = _MAX_CYCLES
         field.conv_tol, field.conv_tol_grad = _ENERGY_TOLERANCE, _GRADIENT_TOLERANCE
         field = _converge(field)
