@@ -69,6 +69,10 @@ def reason(error: BaseException) -> str:
 
     The kind of the error is named only where it says more than its text.
     """
+    if hasattr(error, "exitcode"):
+        return f"the process died with code {error.exitcode}"
+    if isinstance(error, TimeoutError) and len(error.args) == 2:
+        return f"it took longer than {error.args[1]:g} s"
     text = " ".join(str(error).split())
     plain = type(error) in (ValueError, RuntimeError) and text
     return text if plain else f"{type(error).__name__}: {text}"
@@ -88,33 +92,15 @@ class _LocalPool(Executor):
         self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> Future[Any]:
         """Call a function of a module in another process."""
-        future: Future[Any] = Future()
-        inner = self._pool.schedule(
+        future: Future[Any] = self._pool.schedule(
             fn, args=args, kwargs=kwargs, timeout=self._timeout_s
         )
-        inner.add_done_callback(lambda done: self._pass_on(done, future))
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Kill what is still running."""
         self._pool.stop()
         self._pool.join()
-
-    def _pass_on(self, done: Future[Any], future: Future[Any]) -> None:
-        from pebble import ProcessExpired
-
-        if done.cancelled():
-            future.cancel()
-            return
-        error = done.exception()
-        if isinstance(error, TimeoutError):
-            error = RuntimeError(f"it took longer than {self._timeout_s:g} s")
-        elif isinstance(error, ProcessExpired):
-            error = RuntimeError(f"the process died with code {error.exitcode}")
-        if error is None:
-            future.set_result(done.result())
-        else:
-            future.set_exception(error)
 
 
 @contextmanager

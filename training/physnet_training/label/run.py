@@ -1,16 +1,18 @@
 """Work at a plan, resume it, and write what is finished."""
 
+import asyncio
 import csv
 import os
 import shutil
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import BrokenExecutor, Executor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ase import Atoms
 
 from physnet_ase.state import ElectronicState
 from physnet_training.label.executors import ExecutorName, open_executor, reason
@@ -19,7 +21,6 @@ from physnet_training.label.output import write_labels
 from physnet_training.label.plan import Chain, Plan
 from physnet_training.label.tasks import (
     Outcome,
-    Task,
     Values,
     advance,
     attempt,
@@ -32,8 +33,6 @@ from physnet_training.label.tasks import (
 
 OnProgress = Callable[[int, int, int], None]
 """Called with labels done, those of them that failed, and all."""
-Work = Generator[Sequence[Task], dict[str, Outcome], None]
-"""Yields calculations that may run together, takes their outcomes by key."""
 
 
 @dataclass(frozen=True)
@@ -128,54 +127,149 @@ def label(
     with Journal(folder / JOURNAL, plan.settings()) as journal:
         if run.retry_failed:
             journal.failures.clear()
-        counter = _Counter(plan, journal, on_progress)
-        missing = counter.missing()
+        desk = _Desk(plan, journal, on_progress)
+        missing, workers = desk.num_missing, run.num_workers()
         if missing:
             with open_executor(
-                run.executor,
-                workers=run.num_workers(),
-                timeout_s=run.timeout_s,
-                folder=folder,
+                run.executor, workers=workers, timeout_s=run.timeout_s, folder=folder
             ) as executor:
-                work = (chain_work(chain, plan, counter) for chain in plan.chains)
-                _work_through(work, counter, executor, run.num_workers())
+                asyncio.run(desk.work(executor, workers))
         return _finish(plan, journal, target, rewrite=missing > 0)
 
 
-class _Counter:
-    """Keeps results and counts labels."""
+class _Desk:
+    """Sends calculations out, keeps what comes back, and counts labels.
+
+    Args:
+        plan: All labels.
+        journal: What is known already, and where results go.
+        on_progress: Called after each label.
+    """
 
     def __init__(
         self, plan: Plan, journal: Journal, on_progress: OnProgress | None
     ) -> None:
-        self.journal = journal
+        self._plan = plan
+        self._journal = journal
         self._on_progress = on_progress
         keys = [c.label_key(*label) for c in plan.chains for label in c.labels()]
         self._total = len(keys)
         self._failed = sum(key in journal.failures for key in keys)
         self._done = sum(key in journal for key in keys) + self._failed
+        self._on_the_way: dict[str, asyncio.Task[Outcome]] = {}
 
-    def missing(self) -> int:
+    @property
+    def num_missing(self) -> int:
         """Labels that are neither there nor failed."""
         return self._total - self._done
 
-    def lacks(self, key: str) -> bool:
-        """Whether a label is neither there nor failed."""
-        return key not in self.journal and key not in self.journal.failures
+    async def work(self, executor: Executor, workers: int) -> None:
+        """All calculations that are missing, so many chains at a time.
 
-    def keep(self, task: Task, outcome: Outcome) -> None:
-        """Write a result down; only labels fail, the rest is tried anew next time."""
-        if outcome.values is not None:
-            self.journal.add(task.kind, task.key, outcome.values)
-        elif task.kind == "label":
-            self.journal.fail(task.key, outcome.reason)
-        if task.kind == "label":
+        Raises:
+            RuntimeError: No process can be started.
+        """
+        self._executor, self._places = executor, asyncio.Semaphore(workers)
+        chains = iter(self._plan.chains)
+
+        async def crew() -> None:
+            for chain in chains:  # all take from the same
+                await self._chain(chain)
+
+        try:
+            await asyncio.gather(*(crew() for _ in range(workers)))
+        except BrokenExecutor as error:
+            raise RuntimeError(
+                "a worker process could not start (its message stands above); a script "
+                'that labels must do so below if __name__ == "__main__":'
+            ) from error
+
+    async def _chain(self, chain: Chain) -> None:
+        """The calculations of one chain, in the order in which they need each other."""
+        plan = self._plan
+        todo = [k for k in range(chain.samples) if self._missing(chain, k)]
+        if not todo:
+            return
+        begun: Values | None = None
+        if needs_start(chain, plan):
+            key = chain.start_key + (" hessian" if chain.kind == "modes" else "")
+            made = await self._result(
+                "start", key, start, chain, plan.sampling, plan.surface_method
+            )
+            if made.values is None:
+                for sample in todo:
+                    self._fail(chain, sample, made.reason)
+                return
+            begun = made.values
+        if chain.kind != "dynamics":
+            frames = [(k, sampled(chain, k, begun, plan)) for k in todo]
+            await asyncio.gather(*(self._labels(chain, *frame) for frame in frames))
+            return
+        frame = started_atoms(chain, begun)
+        for sample in range(todo[-1] + 1):
+            key = chain.geometry_key(sample)
+            inputs = (chain, sample, frame, plan.sampling, plan.surface_method)
+            moved = await self._result("geometry", key, advance, *inputs)
+            frame = started_atoms(chain, moved.values or begun)
+            if moved.values is None:  # the next sample starts anew
+                self._fail(chain, sample, moved.reason)
+            else:
+                frame.set_momenta(np.asarray(moved.values["momenta"]))
+                await self._labels(chain, sample, frame)
+
+    async def _labels(self, chain: Chain, sample: int, atoms: Atoms) -> None:
+        """One geometry in all its states."""
+
+        async def one(state: ElectronicState) -> None:
+            key = chain.label_key(sample, state)
+            inputs = (chain, sample, atoms, state, self._plan.method)
+            outcome = await self._result("label", key, label_frame, *inputs)
+            if outcome.values is None:
+                self._journal.fail(key, outcome.reason)
             self._count(failed=outcome.values is None)
 
-    def fail(self, keys: Iterable[str], why: str) -> None:
-        """Labels that cannot be, because what they need is not there."""
-        for key in keys:
-            self.journal.fail(key, why)
+        await asyncio.gather(*map(one, self._missing(chain, sample)))
+
+    async def _result(
+        self, kind: str, key: str, function: Callable[..., Values], *inputs: Any
+    ) -> Outcome:
+        """From the journal, from who asked for it before, or from the executor."""
+        if key in self._journal:
+            return Outcome(self._journal[key])
+        if key not in self._on_the_way:
+            calculation = self._calculate(kind, key, function, *inputs)
+            self._on_the_way[key] = asyncio.create_task(calculation)
+        return await self._on_the_way[key]
+
+    async def _calculate(
+        self, kind: str, key: str, function: Callable[..., Values], *inputs: Any
+    ) -> Outcome:
+        async with self._places:
+            future = self._executor.submit(attempt, function, *inputs)
+            try:
+                outcome: Outcome = await asyncio.wrap_future(future)
+            except BrokenExecutor:
+                raise
+            except Exception as error:  # the process died, or took too long
+                outcome = Outcome(None, reason(error))
+        if outcome.values is not None:
+            self._journal.add(kind, key, outcome.values)
+        del self._on_the_way[key]
+        return outcome
+
+    def _missing(self, chain: Chain, sample: int) -> list[ElectronicState]:
+        """States whose label is neither there nor failed."""
+        return [
+            state
+            for state in chain.states
+            if (key := chain.label_key(sample, state)) not in self._journal
+            and key not in self._journal.failures
+        ]
+
+    def _fail(self, chain: Chain, sample: int, why: str) -> None:
+        """Labels that cannot be, because their geometry is not there."""
+        for state in self._missing(chain, sample):
+            self._journal.fail(chain.label_key(sample, state), why)
             self._count(failed=True)
 
     def _count(self, *, failed: bool) -> None:
@@ -183,150 +277,6 @@ class _Counter:
         self._failed += failed
         if self._on_progress is not None:
             self._on_progress(self._done, self._failed, self._total)
-
-
-def chain_work(chain: Chain, plan: Plan, counter: _Counter) -> Work:
-    """The calculations of one chain, in the order in which they need each other."""
-
-    def missing(sample: int) -> list[ElectronicState]:
-        return [s for s in chain.states if counter.lacks(chain.label_key(sample, s))]
-
-    todo = [sample for sample in range(chain.samples) if missing(sample)]
-    if not todo:
-        return
-    begun: Values | None = None
-    if needs_start(chain, plan):
-        key = chain.start_key + (" hessian" if chain.kind == "modes" else "")
-        task = Task("start", key, start, (chain, plan.sampling, plan.surface_method))
-        outcome = (yield [task])[key]
-        if outcome.values is None:
-            counter.fail(
-                (chain.label_key(k, s) for k in todo for s in missing(k)),
-                outcome.reason,
-            )
-            return
-        begun = outcome.values
-
-    def labels(sample: int, atoms: Any) -> list[Task]:
-        return [
-            Task(
-                "label",
-                chain.label_key(sample, state),
-                label_frame,
-                (chain, sample, atoms, state, plan.method),
-            )
-            for state in missing(sample)
-        ]
-
-    if chain.kind != "dynamics":
-        yield [
-            task
-            for sample in todo
-            for task in labels(sample, sampled(chain, sample, begun, plan))
-        ]
-        return
-    frame = started_atoms(chain, begun)
-    for sample in range(todo[-1] + 1):
-        key = chain.geometry_key(sample)
-        inputs = (chain, sample, frame, plan.sampling, plan.surface_method)
-        outcome = (yield [Task("geometry", key, advance, inputs)])[key]
-        if outcome.values is None:  # the next sample starts anew
-            counter.fail(
-                [chain.label_key(sample, s) for s in missing(sample)], outcome.reason
-            )
-            frame = started_atoms(chain, begun)
-            continue
-        frame = started_atoms(chain, outcome.values)
-        frame.set_momenta(np.asarray(outcome.values["momenta"]))
-        yield labels(sample, frame)
-
-
-@dataclass(eq=False)
-class _Open:
-    """A chain that is being worked at, and what it waits for."""
-
-    work: Work
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
-    waits_for: set[str] = field(default_factory=set)
-
-
-def _work_through(
-    work: Iterable[Work], counter: _Counter, executor: Executor, workers: int
-) -> None:
-    """Keep all workers busy until there is no work left.
-
-    Args:
-        work: Of all chains, in order.
-        counter: Keeps results, and knows those of earlier runs.
-        executor: Calculates.
-        workers: Most calculations at a time.
-
-    Raises:
-        RuntimeError: No process can be started.
-    """
-    chains = iter(work)
-    queue: deque[Task] = deque()
-    waiting: defaultdict[str, list[_Open]] = defaultdict(list)
-    running: dict[Future[Outcome], Task] = {}
-
-    def resume(chain: _Open, tasks: Sequence[Task]) -> None:
-        """Queue what a chain asks for, and go on at once where all is known."""
-        while True:
-            chain.outcomes = {
-                task.key: Outcome(counter.journal[task.key])
-                for task in tasks
-                if task.key in counter.journal
-            }
-            unknown = [task for task in tasks if task.key not in chain.outcomes]
-            if unknown:
-                break
-            try:
-                tasks = chain.work.send(chain.outcomes)
-            except StopIteration:
-                return
-        chain.waits_for = {task.key for task in unknown}
-        for task in unknown:
-            if task.key not in waiting:  # else another chain asked for it
-                queue.append(task)
-            waiting[task.key].append(chain)
-
-    def settle(task: Task, outcome: Outcome) -> None:
-        """Keep an outcome and let those go on that waited for it."""
-        counter.keep(task, outcome)
-        for chain in waiting.pop(task.key):
-            chain.outcomes[task.key] = outcome
-            chain.waits_for.remove(task.key)
-            if not chain.waits_for:
-                try:
-                    resume(chain, chain.work.send(chain.outcomes))
-                except StopIteration:
-                    continue
-
-    while True:
-        while len(running) < workers:
-            if not queue:
-                chain = next(chains, None)
-                if chain is None:
-                    break
-                first = next(chain, None)
-                if first is not None:
-                    resume(_Open(chain), first)
-                continue
-            task = queue.popleft()
-            future = executor.submit(attempt, task.function, *task.arguments)
-            running[future] = task
-        if not running:
-            return
-        done, _ = wait(running, return_when=FIRST_COMPLETED)
-        for future in done:
-            error = future.exception()
-            if isinstance(error, BrokenExecutor):
-                raise RuntimeError(
-                    "a worker process could not start (its message stands above); a "
-                    'script that labels must do so below if __name__ == "__main__":'
-                ) from error
-            outcome = Outcome(None, reason(error)) if error else future.result()
-            settle(running.pop(future), outcome)
 
 
 def _finish(

@@ -43,23 +43,6 @@ class Outcome:
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class Task:
-    """A call whose result is kept under a key.
-
-    Attributes:
-        kind: ``start``, ``geometry`` or ``label``.
-        key: Of its result.
-        function: Of this module, returns values.
-        arguments: Of the function.
-    """
-
-    kind: str
-    key: str
-    function: Callable[..., Values]
-    arguments: tuple[Any, ...]
-
-
 def attempt(function: Callable[..., Values], *arguments: Any) -> Outcome:
     """Call a function of this module; whatever goes wrong is a result, too."""
     try:
