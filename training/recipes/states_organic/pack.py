@@ -4,6 +4,7 @@
 ``training/data/states_dft/states_dft.npz``, which ``physnet-train convert`` reads.
 """
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,10 +14,15 @@ from physnet_training.label.journal import JOURNAL, read_labels
 from physnet_training.label.output import is_contaminated
 from physnet_training.label.smiles import numbers_and_state
 
-UNITS = (
-    "energy eV (total); positions Å; forces eV/Å; dipole e·Å about the coordinate "
-    "origin; charges and spin populations e (Mulliken); s_squared ħ²; temperature K"
-)
+LEVEL = "wB97X/def2-SVPD (PySCF 2.14, grid level 2, RKS for singlets, UKS otherwise)"
+UNITS = {
+    "positions": "angstrom",
+    "energy": "eV",
+    "forces": "eV/angstrom",
+    "dipole": "e*angstrom (about the coordinate origin)",
+    "mulliken_charges": "e",
+    "spin_populations": "electrons",
+}
 PER_ATOM = {
     "numbers": "atomic_numbers",
     "positions": "positions",
@@ -58,7 +64,7 @@ def arrays(lines: list[dict[str, Any]]) -> dict[str, np.ndarray]:
         line["temperature_K"] = np.nan if thermal is None else thermal
     made = {
         "name": np.array([line["name"] for line in lines]),
-        "species": np.array([kinds[line["name"]] for line in lines]),
+        "kind": np.array([kinds[line["name"]] for line in lines]),
         "n_atoms": np.array([len(line["atomic_numbers"]) for line in lines], np.int32),
         "charge": np.array([line["charge"] for line in lines], np.int8),
         "multiplicity": np.array([line["multiplicity"] for line in lines], np.int8),
@@ -70,7 +76,8 @@ def arrays(lines: list[dict[str, Any]]) -> dict[str, np.ndarray]:
             [line["temperature_K"] for line in lines], np.float32
         ),
         "geometry": geometries(lines),
-        "units": np.array(UNITS),
+        "units": np.array(json.dumps(UNITS)),
+        "level_of_theory": np.array(LEVEL),
     }
     for name, key in PER_ATOM.items():
         dtype = np.uint8 if name == "numbers" else np.float32
@@ -97,27 +104,38 @@ def main(
     ],
     target: Annotated[Path, typer.Argument(help="The .npz file to write.")],
 ) -> None:
-    """Pack what is finished, in the order in which it was; print the counts."""
+    """Pack what is finished, in the order in which it was, and count it."""
     _, lines = read_labels(run / JOURNAL if run.is_dir() else run)
     made = arrays(lines)
     fresh = target.with_name(f".{target.name}")
     with fresh.open("wb") as file:
         np.savez_compressed(file, **made)
     fresh.replace(target)
-    species = dict(zip(made["name"].tolist(), made["species"].tolist(), strict=True))
-    typer.echo(f"{len(lines)} labels of {len(species)} species, {target}")
-    for kind in sorted(set(species.values())):
-        names = sum(value == kind for value in species.values())
-        typer.echo(f"{kind}: {names} species, {(made['species'] == kind).sum()} labels")
-    states = zip(made["charge"].tolist(), made["multiplicity"].tolist(), strict=True)
-    counts: dict[tuple[int, int], int] = {}
-    for state in states:
-        counts[state] = counts.get(state, 0) + 1
-    for state, number in sorted(counts.items()):
-        typer.echo(f"state {state}: {number} labels")
-    typer.echo(f"geometries: {made['geometry'].max() + 1}")
-    typer.echo(f"contaminated: {made['contaminated'].sum()}")
-    typer.echo(f"{target.stat().st_size / 1e6:.2f} MB")
+    counts = target.with_name("counts.md")
+    counts.write_text(table(made), encoding="utf-8")
+    typer.echo(f"{target}: {target.stat().st_size / 1e6:.2f} MB\n{counts.read_text()}")
+
+
+def table(made: dict[str, np.ndarray]) -> str:
+    """Labels by kind of species and state, as Markdown."""
+    states = np.stack([made["charge"], made["multiplicity"]], axis=1)
+    columns = sorted(set(map(tuple, states.tolist())))
+    heads = [f"({charge}, {multiplicity})" for charge, multiplicity in columns]
+    rows = [["kind", "species", *heads, "all"], ["---"] * (len(columns) + 3)]
+    for kind in ("molecule", "radical", "protonated", "deprotonated", "all"):
+        here = (made["kind"] == kind) | (kind == "all")
+        cells = [((states == state).all(axis=1) & here).sum() for state in columns]
+        rows.append([kind, len(set(made["name"][here])), *cells, here.sum()])
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+    contaminated = int(made["contaminated"].sum())
+    return "\n".join(
+        [
+            "# Labels by kind and state (charge, 2S+1)\n",
+            *lines,
+            f"\n{made['geometry'].max() + 1} geometries; {contaminated} contaminated "
+            "labels.\n",
+        ]
+    )
 
 
 if __name__ == "__main__":
