@@ -33,7 +33,7 @@ ORGANIC = {1, 6, 7, 8}
 METHOD = Method("pyscf", "wb97x", "def2-svpd", grid_level=2)
 TEMPERATURES = (300.0, 500.0)
 SMALL = 3
-"""Molecules of up to so many heavy atoms are labelled at two geometries."""
+"""Molecules of up to so many heavy atoms are one size; of H C N O at two geometries."""
 
 
 class Family:
@@ -53,8 +53,8 @@ class Family:
 
     @property
     def is_small(self) -> bool:
-        """Whether everything is labelled at two geometries."""
-        return self.size <= SMALL
+        """Whether it is labelled at two geometries, with two of each relative."""
+        return self.size <= SMALL and self.organic
 
     def chains(self) -> Iterator[Chain]:
         """All labels of this family."""
@@ -66,8 +66,6 @@ class Family:
         for kind in ("protonated", "deprotonated"):
             for ion in self.relatives[kind][: 2 if small else 1]:
                 yield displaced(ion, (ion.state,), 1)
-                if small:
-                    yield Chain(ion, ion.state, (ion.state,))
         yield displaced(molecule, (CATION,), 2)
         most = 2 if small else int(self.displaced)
         for radical in self.relatives["radicals"][:most]:
