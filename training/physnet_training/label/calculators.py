@@ -152,9 +152,9 @@ class DensityFunctional(_StateCalculator):
     origin.
 
     Args:
+        state: Charge and multiplicity.
         functional: As PySCF spells it, or ``"hf"``.
         basis: Basis set; def2 sets bring their core potentials beyond krypton.
-        state: Charge and multiplicity.
         grid_level: PySCF's integration grids, 0 (coarse) to 9.
         density_fit: Fit the density in an auxiliary basis (Coulomb and exchange), which
             changes energy differences by some 0.1 meV and saves most of the time.
@@ -172,10 +172,10 @@ class DensityFunctional(_StateCalculator):
 
     def __init__(
         self,
-        functional: str,
-        basis: str,
         state: ElectronicState,
         *,
+        functional: str,
+        basis: str,
         grid_level: int,
         density_fit: bool = True,
         stability: bool = True,

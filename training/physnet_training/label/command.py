@@ -1,6 +1,8 @@
 """The commands ``physnet-train label`` and ``collect-labels``."""
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,49 +27,41 @@ _plain = plain_errors("physnet-train")
 _LOG_SECONDS = 30.0
 
 
-class LabelBar:
-    """A progress bar with the rate and the time left; a context manager.
+@contextmanager
+def label_bar(console: Console) -> Iterator[Callable[[int, int, int], None]]:
+    """A progress bar with the rate and the time left, as a function to be called.
 
     Without a terminal it prints a line now and then, so that a log file stays readable.
     """
+    columns = (MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    note = TextColumn("{task.fields[note]}")
+    first, begin = -1, time.monotonic()
+    shown = begin
+    with Progress(
+        TextColumn("labelling"),
+        BarColumn(bar_width=24),
+        *columns,
+        note,
+        console=console,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task("label", total=None, note="")
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._bar = Progress(
-            TextColumn("labelling"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            TextColumn("{task.fields[note]}"),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task("label", total=None, note="")
-        self._begin = self._shown = time.monotonic()
-        self._first: int | None = None
+        def show(done: int, failed: int, total: int) -> None:
+            nonlocal first, shown
+            now = time.monotonic()
+            if first < 0:  # what an earlier run left says nothing about the rate
+                first = done - 1
+                bar.reset(task, total=total, completed=first)
+            rate = (done - first) / max(now - begin, 1e-9)
+            text = f"{rate:.3g} labels/s" + (f", {failed} failed" if failed else "")
+            bar.update(task, completed=done, note=text)
+            if not console.is_terminal and now - shown > _LOG_SECONDS:
+                shown = now
+                left = f"{(total - done) / rate:.0f} s left"
+                console.print(f"labelled {done}/{total}, {text}, {left}")
 
-    def __enter__(self) -> "LabelBar":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def __call__(self, done: int, failed: int, total: int) -> None:
-        """Show one report."""
-        now = time.monotonic()
-        if self._first is None:  # what an earlier run left says nothing about the rate
-            self._first = done - 1
-            self._bar.reset(self._task, total=total, completed=self._first)
-        rate = (done - self._first) / max(now - self._begin, 1e-9)
-        note = f"{rate:.3g} labels/s" + (f", {failed} failed" if failed else "")
-        self._bar.update(self._task, completed=done, note=note)
-        if not self._console.is_terminal and now - self._shown > _LOG_SECONDS:
-            self._shown = now
-            left = (total - done) / rate
-            line = f"labelled {done}/{total}, {note}, {left:.0f} s left"
-            self._console.print(line, highlight=False)
+        yield show
 
 
 @label_app.command()
@@ -230,7 +224,7 @@ def label(
     for structure in plan.impossible:
         typer.echo(f"warning: none of the states is possible: {structure}", err=True)
     console = Console(stderr=True)
-    with LabelBar(console) as bar:
+    with label_bar(console) as bar:
         report = run_label(plan, Path(paths[-1]), run=run, on_progress=bar)
     _show(report)
 

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -47,7 +47,6 @@ class Journal:
             ) from error
         self._file = path.open("a+b")
         try:
-            _drop_unfinished_line(self._file)
             self._read(json.loads(json.dumps(settings)))  # as it was read
         except BaseException:
             self.close()
@@ -98,8 +97,9 @@ class Journal:
         return offset
 
     def _read(self, settings: dict[str, Any]) -> None:
-        begun = False
-        for offset, entry in _entries(self.path):
+        begun, whole = False, 0
+        for offset, end, entry in _entries(self.path):
+            whole = end
             if "settings" in entry:
                 _compare(self.path, entry["settings"], settings)
                 begun = True
@@ -112,6 +112,7 @@ class Journal:
                 )
                 self._offsets[key] = offset
                 self.failures.pop(key, None)
+        self._file.truncate(whole)  # what follows is a line that was not finished
         if not begun:
             self._append({"settings": settings})
 
@@ -122,17 +123,17 @@ def read_labels(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     Raises:
         ValueError: It is no journal, or a line is damaged.
     """
-    entries = [entry for _, entry in _entries(path)]
+    entries = [entry for *_, entry in _entries(path)]
     settings = [entry["settings"] for entry in entries if "settings" in entry]
     if not settings:
         raise ValueError(f"{path} is no journal of labels: it names no settings")
     return settings[0], [entry for entry in entries if "label" in entry]
 
 
-def _entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Place and content of each whole line."""
+def _entries(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """Begin, end and content of each whole line."""
     with path.open("rb") as file:
-        offset = 0
+        begin = 0
         for number, data in enumerate(file, start=1):
             if not data.endswith(b"\n"):
                 return  # it is being written
@@ -145,8 +146,9 @@ def _entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     f"{path}, line {number}: {error}; remove the line, its label is "
                     "then calculated again"
                 ) from error
-            yield offset, entry
-            offset += len(data)
+            end = begin + len(data)
+            yield begin, end, entry
+            begin = end
 
 
 def _compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -161,18 +163,3 @@ def _compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None
                 f"{path.parent} was begun with {name} = {before}, asked is {now}; "
                 "finish it with the same options, or choose another target"
             )
-
-
-def _drop_unfinished_line(file: BinaryIO) -> None:
-    """Cut off what follows the last line end."""
-    size = position = file.seek(0, os.SEEK_END)
-    while position > 0:
-        begin = max(0, position - (1 << 16))
-        file.seek(begin)
-        end = file.read(position - begin).rfind(b"\n")
-        if end >= 0:
-            position = begin + end + 1
-            break
-        position = begin
-    if position < size:
-        file.truncate(position)

@@ -52,14 +52,7 @@ class Method:
 
     def __post_init__(self) -> None:
         """Fill in defaults and check that the method is there."""
-        options = {
-            "--functional": self.functional,
-            "--basis": self.basis,
-            "--grid-level": self.grid_level,
-            "--density-fit": self.density_fit,
-            "--stability": self.stability,
-        }
-        given = [option for option, value in options.items() if value is not None]
+        options = [f"--{name.replace('_', '-')}" for name in self._options()]
         if self.name == "pyscf":
             _require("pyscf", self.name)
             self._set(functional=(self.functional or FUNCTIONAL).lower())
@@ -68,9 +61,9 @@ class Method:
             self._set(density_fit=self.density_fit is not False)
             self._set(stability=self.stability is not False)
             self._check_functional()
-        elif given:
+        elif options:
             raise ValueError(
-                f"{' and '.join(given)} belong to --method pyscf, not to {self.name}"
+                f"{' and '.join(options)} belong to --method pyscf, not to {self.name}"
             )
         elif self.name in TIGHT_BINDING:
             _require("tblite", self.name)
@@ -92,15 +85,8 @@ class Method:
         """
         if self.name in TIGHT_BINDING:
             return TightBinding(TIGHT_BINDING[self.name], state)
-        if self.functional and self.basis and self.grid_level is not None:
-            return DensityFunctional(
-                self.functional,
-                self.basis,
-                state,
-                grid_level=self.grid_level,
-                density_fit=self.density_fit is not False,
-                stability=self.stability is not False,
-            )
+        if self.name == "pyscf":
+            return DensityFunctional(state, **self._options())
         made = load_factory(self.name)(
             charge=state.charge, multiplicity=state.multiplicity
         )
@@ -133,18 +119,13 @@ class Method:
 
     def settings(self) -> dict[str, Any]:
         """Name and options, which labels must share to belong together."""
-        options = {
-            "functional": self.functional,
-            "basis": self.basis,
-            "grid_level": self.grid_level,
-            "density_fit": self.density_fit,
-            "stability": self.stability,
-        }
-        return {
-            "method": self.name,
-            "level": self.level,
-            **{name: value for name, value in options.items() if value is not None},
-        }
+        return {"method": self.name, "level": self.level, **self._options()}
+
+    def _options(self) -> dict[str, Any]:
+        """Those of PySCF that are given."""
+        names = ("functional", "basis", "grid_level", "density_fit", "stability")
+        options = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in options.items() if value is not None}
 
     def versions(self) -> dict[str, str]:
         """Versions of what calculates."""
