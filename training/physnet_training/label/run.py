@@ -146,6 +146,9 @@ class _Desk:
         on_progress: Called after each label.
     """
 
+    _executor: Executor  # both come with ``work``
+    _places: asyncio.Semaphore
+
     def __init__(
         self, plan: Plan, journal: Journal, on_progress: OnProgress | None
     ) -> None:
@@ -164,7 +167,7 @@ class _Desk:
         return self._total - self._done
 
     async def work(self, executor: Executor, workers: int) -> None:
-        """All calculations that are missing, so many chains at a time.
+        """All calculations that are missing, so many at a time, in the plan's order.
 
         Raises:
             RuntimeError: No process can be started.
