@@ -30,11 +30,24 @@ def script(name):
 
 
 @pytest.fixture(scope="module")
-def plan(tmp_path_factory):
+def molecules(tmp_path_factory):
     path = tmp_path_factory.mktemp("list") / "list.json"
     names = ["CCCCO", "CF", "CO", "C[NH3+]", "CC"]
     path.write_text(json.dumps([{"smiles": name} for name in names]))
-    return script("label_organic").make_plan(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def plan(molecules):
+    return script("label_organic").make_plan(molecules)
+
+
+def test_chosen_molecules_of_the_list_come_first(molecules):
+    make_plan = script("label_organic").make_plan
+    chains = make_plan(molecules, ["CCCCO"]).chains
+    assert chains[0].structure.name == "CCCCO"
+    with pytest.raises(ValueError, match="--first names CCO, which .* lacks"):
+        make_plan(molecules, ["CCO"])
 
 
 def test_small_molecules_of_h_c_n_o_come_first_with_all_states(plan):

@@ -6,7 +6,7 @@ more. Interrupt it at any time: the same command goes on where it stopped.
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -88,15 +88,34 @@ def displaced(structure: Structure, states: tuple, stream: int) -> Chain:
     return Chain(structure, states[0], states, "modes", temperature)
 
 
-def make_plan(path: Path) -> Plan:
-    """All labels, small molecules first, and of each size those of H C N O first."""
+def make_plan(path: Path, first: Sequence[str] = ()) -> Plan:
+    """All labels, small molecules first, and of each size those of H C N O first.
+
+    Args:
+        path: The list.
+        first: SMILES of the list that come before all others.
+
+    Raises:
+        ValueError: Some of these are not in the list.
+    """
     families, seen = [], set()
-    for smiles in read_smiles(path):
+    listed = read_smiles(path)
+    foreign = sorted({*first} - {*listed})
+    if foreign:
+        raise ValueError(f"--first names {', '.join(foreign)}, which {path} lacks")
+    for smiles in listed:
         family = Family(smiles)
         if family.molecule.state is not None or family.molecule.numbers.sum() % 2:
             continue  # an ion or a radical of its own
         families.append(family)
-    families.sort(key=lambda f: (max(f.size, SMALL), not f.organic))
+    early = {*first}
+    families.sort(
+        key=lambda f: (
+            f.molecule.smiles not in early,
+            max(f.size, SMALL),
+            not f.organic,
+        )
+    )
     chains = []
     for family in families:
         for chain in family.chains():
@@ -116,11 +135,14 @@ def main(
     target: Annotated[Path, typer.Argument(help="Packed dataset to make.")],
     workers: Annotated[int, typer.Option(help="Parallel calculations.")] = 2,
     timeout: Annotated[float, typer.Option(help="s, for one label.")] = 900.0,
+    first: Annotated[
+        Path | None, typer.Option(help="SMILES of the list to be labelled first.")
+    ] = None,
     count: Annotated[bool, typer.Option("--count", help="Only count.")] = False,
 ) -> None:
     """Label the list; finished labels stand in TARGET.labels at once."""
     console = Console(stderr=True)
-    plan = make_plan(molecules)
+    plan = make_plan(molecules, () if first is None else read_smiles(first))
     total = sum(len(chain.states) * chain.samples for chain in plan.chains)
     console.print(f"{len(plan.chains)} geometries, {total} labels", highlight=False)
     if count:
