@@ -5,7 +5,7 @@ the same guess, so that a label never depends on what was calculated before, and
 ``CalculationFailed`` instead of returning energies that did not converge.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from ase import Atoms
@@ -32,27 +32,7 @@ _UNSTABLE = -1e-3  # Hartree; noise of the coarse grid lies above
 _SAME_ENERGY = 1e-5  # Hartree
 
 
-class _StateCalculator(Calculator):
-    """Keeps the state, and the atoms that ASE compares with the next ones."""
-
-    def __init__(self, state: ElectronicState) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._state = state
-
-    def _take(self, atoms: Atoms | None) -> Atoms:
-        """The atoms to calculate.
-
-        Raises:
-            ValueError: There are none.
-        """
-        atoms = self.atoms if atoms is None else atoms
-        if atoms is None:
-            raise ValueError("calculate needs atoms, got none")
-        self.atoms = atoms.copy()
-        return atoms
-
-
-class TightBinding(_StateCalculator):
+class TightBinding(Calculator):
     """Spin-polarised GFN-xTB by tblite.
 
     Open shells get the spin-polarisation term of spGFN-xTB (Neugebauer, Bädorf, Ehlert,
@@ -76,7 +56,8 @@ class TightBinding(_StateCalculator):
     ]
 
     def __init__(self, method: str, state: ElectronicState) -> None:
-        super().__init__(state)
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._state = state
         self._method = method
 
     def calculate(
@@ -92,7 +73,8 @@ class TightBinding(_StateCalculator):
         """
         from tblite.interface import Calculator as Solver
 
-        atoms = self._take(atoms)
+        super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
+        atoms = cast(Atoms, self.atoms)
         unpaired = self._state.multiplicity - 1
         periodic = bool(atoms.pbc.any())
         try:
@@ -133,7 +115,7 @@ class TightBinding(_StateCalculator):
             self.results["dipole"] = found.get("dipole") * BOHR
 
 
-class DensityFunctional(_StateCalculator):
+class DensityFunctional(Calculator):
     """Kohn-Sham DFT (or Hartree-Fock) by PySCF: restricted singlets, else unrestricted.
 
     The density is converged on the integration grid one level below ``grid_level``;
@@ -180,7 +162,8 @@ class DensityFunctional(_StateCalculator):
         density_fit: bool = True,
         stability: bool = True,
     ) -> None:
-        super().__init__(state)
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._state = state
         self._functional = functional
         self._basis = basis
         self._grid_level = grid_level
@@ -199,7 +182,8 @@ class DensityFunctional(_StateCalculator):
             CalculationFailed: The SCF does not converge or stays unstable, or the cell
                 is periodic.
         """
-        atoms = self._take(atoms)
+        super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
+        atoms = cast(Atoms, self.atoms)
         if atoms.pbc.any():
             raise CalculationFailed("the method pyscf is for open systems only")
         molecule = self._molecule(atoms)

@@ -73,7 +73,7 @@ def is_contaminated(line: Line) -> bool:
 
 def write_labels(
     lines: Iterable[Line],
-    target: Path | None,
+    target: Path,
     *,
     level: str,
     provenance: Mapping[str, Any],
@@ -82,7 +82,7 @@ def write_labels(
 
     Args:
         lines: Of labels, in the order of the dataset.
-        target: The directory to make; None: only look at the labels.
+        target: The directory to make.
         level: Level of theory.
         provenance: Where they come from; residuals are added.
 
@@ -96,10 +96,6 @@ def write_labels(
             residuals.add(line)
             yield line
 
-    if target is None:
-        for _ in watched():
-            pass
-        return residuals.summary()
     with PackedWriter(target) as writer:
         remaining = watched()
         while chunk := list(islice(remaining, _CHUNK)):

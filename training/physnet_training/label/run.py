@@ -128,13 +128,13 @@ def label(
         if run.retry_failed:
             journal.failures.clear()
         desk = _Desk(plan, journal, on_progress)
-        missing, workers = desk.num_missing, run.num_workers()
-        if missing:
+        workers = run.num_workers()
+        if desk.num_missing:
             with open_executor(
                 run.executor, workers=workers, timeout_s=run.timeout_s, folder=folder
             ) as executor:
                 asyncio.run(desk.work(executor, workers))
-        return _finish(plan, journal, target, rewrite=missing > 0)
+        return _finish(plan, journal, target)
 
 
 class _Desk:
@@ -282,9 +282,7 @@ class _Desk:
             self._on_progress(self._done, self._failed, self._total)
 
 
-def _finish(
-    plan: Plan, journal: Journal, target: Path, *, rewrite: bool
-) -> LabelReport:
+def _finish(plan: Plan, journal: Journal, target: Path) -> LabelReport:
     """Write the dataset and the list of failures, and count.
 
     Raises:
@@ -319,15 +317,12 @@ def _finish(
         "sampling_method": plan.surface_method.settings(),
         "structures": sorted({chain.structure.source for chain in plan.chains}),
     }
+    fresh = journal.path.with_name("dataset")
+    shutil.rmtree(fresh, ignore_errors=True)
     lines = (journal[key] for key in keys)
     level = plan.method.level
-    if rewrite or not target.exists():
-        fresh = journal.path.with_name("dataset")
-        shutil.rmtree(fresh, ignore_errors=True)
-        found = write_labels(lines, fresh, level=level, provenance=provenance)
-        _replace(fresh, target)
-    else:
-        found = write_labels(lines, None, level=level, provenance=provenance)
+    residuals = write_labels(lines, fresh, level=level, provenance=provenance)
+    _replace(fresh, target)
     return LabelReport(
         target,
         labelled=labelled,
@@ -335,7 +330,7 @@ def _finish(
         skipped=plan.skipped,
         impossible=plan.impossible,
         failures_file=failures,
-        residuals=found,
+        residuals=residuals,
     )
 
 
