@@ -103,9 +103,14 @@ def main(
         Path, typer.Argument(help="TARGET.labels of a run, or its journal.")
     ],
     target: Annotated[Path, typer.Argument(help="The .npz file to write.")],
+    clean: Annotated[
+        bool, typer.Option("--clean", help="Leave out spin-contaminated labels.")
+    ] = False,
 ) -> None:
     """Pack what is finished, in the order in which it was, and count it."""
     _, lines = read_labels(run / JOURNAL if run.is_dir() else run)
+    if clean:
+        lines = [line for line in lines if not is_contaminated(line)]
     made = arrays(lines)
     fresh = target.with_name(f".{target.name}")
     with fresh.open("wb") as file:
