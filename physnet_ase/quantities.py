@@ -236,6 +236,13 @@ _TABLE = (
         predict=voigt_stresses,
         ase_name="stress",
     ),
+    Quantity(
+        "s_squared",
+        "label",
+        "s_squared.f32",
+        unit="hbar^2",
+        aliases=("s_squared", "spin_squared"),
+    ),
     Quantity("level", "index", "level.i16", "<i2"),
     Quantity("group", "index", "group.i32", "<i4"),
 )

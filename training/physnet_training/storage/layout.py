@@ -57,6 +57,7 @@ FIELDS: dict[str, Field] = {
     "cell": Field("cell.f32", "<f4", False, (3, 3)),
     "pbc": Field("pbc.u8", "|u1", False, (3,)),
     "stress": Field("stress.f32", "<f4", False, (6,)),
+    "s_squared": Field("s_squared.f32", "<f4", False, ()),
     "level": Field("level.i16", "<i2", False, ()),
     "group": Field("group.i32", "<i4", False, ()),
 }
