@@ -248,7 +248,7 @@ def test_keys_of_other_codes_mean_the_same_everywhere(info, expected):
 @pytest.mark.parametrize(
     ("info", "words"),
     [
-        ({"charge": 1, "total_charge": 0}, "contradicting charges: .*total_charge"),
+        ({"charge": 1, "total_charge": 0}, "contradicting charges"),
         ({"charge": 0, "Charge": 1}, "contradicting charges"),
         ({"mult": 1, "uhf": 2}, r"contradicting multiplicities 2S\+1: .*uhf'\] = 3"),
         ({"Q": 0.3}, r"atoms\.info\['Q'\] must be a single whole number"),
@@ -271,8 +271,22 @@ def test_attributes_that_other_packages_set_count():
 @pytest.mark.parametrize(
     ("symbol", "charge", "multiplicity"),
     [
-        *[("H", 0, 2), ("C", 0, 3), ("N", 0, 4), ("O", 0, 3), ("F", 0, 2), ("Ne", 0, 1)],
-        *[("C", 1, 2), ("N", 1, 3), ("O", 1, 4), ("O", -1, 2), ("F", -1, 1), ("H", 1, 1)],
+        *[
+            ("H", 0, 2),
+            ("C", 0, 3),
+            ("N", 0, 4),
+            ("O", 0, 3),
+            ("F", 0, 2),
+            ("Ne", 0, 1),
+        ],
+        *[
+            ("C", 1, 2),
+            ("N", 1, 3),
+            ("O", 1, 4),
+            ("O", -1, 2),
+            ("F", -1, 1),
+            ("H", 1, 1),
+        ],
         *[("Fe", 0, 5), ("Fe", 2, 1)],  # no table for ions of transition metals
     ],
 )

@@ -3,8 +3,8 @@
 import pytest
 
 from physnet_ase.commands.structure_files import read_structure
-from physnet_ase.stated_charges import stated_charge
 from physnet_ase.state import ElectronicState, resolve_state
+from physnet_ase.stated_charges import stated_charge
 
 ATOM = "{:10.4f}{:10.4f}{:10.4f} {:<3}{:2d}{:3d}  0  0  0  0  0  0  0  0  0  0\n"
 
@@ -46,7 +46,11 @@ MOL2 = (
         # a M  CHG line replaces every code of the atom block
         ("a.mol", molfile("M  CHG  1   2   1", codes=(5, 0)), {"charge": 1}),
         ("a.gjf", GAUSSIAN.format("1 2", WATER), {"charge": 1, "spin_multiplicity": 2}),
-        ("a.com", GAUSSIAN.format("-1,2", WATER), {"charge": -1, "spin_multiplicity": 2}),
+        (
+            "a.com",
+            GAUSSIAN.format("-1,2", WATER),
+            {"charge": -1, "spin_multiplicity": 2},
+        ),
         ("a.GJF", GAUSSIAN.format("0 3", WATER), {"charge": 0, "spin_multiplicity": 3}),
         ("a.pdb", PDB.format("1-"), {"charge": -1}),
         ("a.pdb", PDB.format("  "), {}),
