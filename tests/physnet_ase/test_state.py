@@ -105,7 +105,9 @@ def test_every_spin_key_means_2s_plus_1(key):
 
 def test_spin_keys_that_agree_are_fine_and_that_disagree_are_refused():
     assert resolve_state(water(spin=3, mult=3.0)) == ElectronicState(0, 3)
-    with pytest.raises(ValueError, match=r"contradicting.*multiplicity'\] = 3.*spin'\] = 1"):
+    with pytest.raises(
+        ValueError, match=r"contradicting.*multiplicity'\] = 3.*spin'\] = 1"
+    ):
         resolve_state(water(spin=1, multiplicity=3))
 
 

@@ -5,18 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from physnet_training.auditing.energy_forces import find_changes
-from physnet_training.auditing.energy_scale import atom_energies
-from physnet_training.auditing.pieces import sample
-from physnet_training.auditing.plausibility import judge_units
+from data_files import batch, molecules_of
+from physnet_training.audit.energies import atom_energies
+from physnet_training.audit.energy_forces import find_changes
+from physnet_training.audit.plausibility import judge_units, sample
 from physnet_training.convert import convert
-from physnet_training.packed import PackedDataset
-from physnet_training.writer import PackedWriter
+from physnet_training.packed import PackedDataset, PackedWriter
 
 from physnet_ase.units import BOHR, HARTREE, KCAL_PER_MOL
 
 DATA = Path(__file__).parents[2] / "training" / "data" / "states_dft"
-FIELDS = ("atomic_numbers", "positions", "forces", "energy")
+QUANTITIES = ("atomic_numbers", "positions", "forces", "energy")
 STATE = ("total_charge", "spin_multiplicity")
 
 
@@ -31,14 +30,14 @@ def scaled(ladders, folder, energy=1.0, forces=1.0, length=1.0):
     """The same molecules with numbers as if a unit had been taken for another."""
     atoms, rows = np.arange(ladders.num_atoms), np.arange(ladders.num_molecules)
     values = {
-        name: ladders.take(name, atoms if name in FIELDS[:3] else rows)
-        for name in (*FIELDS, *STATE)
+        name: ladders.take(name, atoms if name in QUANTITIES[:3] else rows)
+        for name in (*QUANTITIES, *STATE)
     }
     values["energy"] = values["energy"] * energy
     values["forces"] = values["forces"] * forces
     values["positions"] = values["positions"] * length
     with PackedWriter(folder) as writer:
-        writer.append(ladders.n_atoms, values)
+        writer.append(molecules_of(ladders.n_atoms, values))
     return {v.quantity: v for v in judge_units(sample(PackedDataset.open(folder)))}
 
 
@@ -80,7 +79,7 @@ def test_energies_relative_to_atoms_are_plausible(make_molecules, tmp_path):
     molecules = make_molecules([3] * 20, ["energy"])
     molecules["values"]["energy"] = np.linspace(-12.5, -11.5, 20)
     with PackedWriter(tmp_path / "set") as writer:
-        writer.append(molecules["n_atoms"], molecules["values"])
+        writer.append(batch(molecules))
     [verdict, _] = judge_units(sample(PackedDataset.open(tmp_path / "set")))
     assert verdict == (
         "energy",
@@ -126,15 +125,17 @@ def test_work_of_a_harmonic_molecule_is_exact_whatever_its_orientation(rng, tmp_
     pull = (30.0 * (length - 1.1))[:, None] * axis
     with PackedWriter(tmp_path / "set") as writer:
         writer.append(
-            np.full(30, 2),
-            {
-                "atomic_numbers": np.tile([1, 9], 30),
-                "positions": positions.reshape(60, 3),
-                "forces": np.stack([pull, -pull], axis=1).reshape(60, 3),
-                "energy": -2700.0 + 15.0 * (length - 1.1) ** 2,
-                "total_charge": np.zeros(30),
-                "spin_multiplicity": np.ones(30),
-            },
+            molecules_of(
+                np.full(30, 2),
+                {
+                    "atomic_numbers": np.tile([1, 9], 30),
+                    "positions": positions.reshape(60, 3),
+                    "forces": np.stack([pull, -pull], axis=1).reshape(60, 3),
+                    "energy": -2700.0 + 15.0 * (length - 1.1) ** 2,
+                    "total_charge": np.zeros(30),
+                    "spin_multiplicity": np.ones(30),
+                },
+            )
         )
     changes = find_changes(sample(PackedDataset.open(tmp_path / "set")))
     assert len(changes.work) > 15
@@ -158,15 +159,17 @@ def test_stiffness_of_a_thermal_ensemble(rng, tmp_path, energy, forces, verdict,
     away = rng.normal(scale=np.sqrt(0.26 / 30), size=(300, 5, 3))
     with PackedWriter(tmp_path / "set") as writer:
         writer.append(
-            np.full(300, 5),
-            {
-                "atomic_numbers": np.tile([6, 1, 1, 1, 1], 300),
-                "positions": (at_rest + away).reshape(-1, 3),
-                "forces": forces * (-30.0 * away).reshape(-1, 3),
-                "energy": energy * (-17.0 + 15.0 * (away**2).sum(axis=(1, 2))),
-                "total_charge": np.zeros(300),
-                "spin_multiplicity": np.ones(300),
-            },
+            molecules_of(
+                np.full(300, 5),
+                {
+                    "atomic_numbers": np.tile([6, 1, 1, 1, 1], 300),
+                    "positions": (at_rest + away).reshape(-1, 3),
+                    "forces": forces * (-30.0 * away).reshape(-1, 3),
+                    "energy": energy * (-17.0 + 15.0 * (away**2).sum(axis=(1, 2))),
+                    "total_charge": np.zeros(300),
+                    "spin_multiplicity": np.ones(300),
+                },
+            )
         )
     samples = sample(PackedDataset.open(tmp_path / "set"))
     expected = 30 * forces**2 / energy

@@ -179,7 +179,7 @@ def test_two_levels_in_one_file(converted, level):
         assert dataset.groups[one(dataset, "group", row)] == source["name"][row]
     assert one(dataset, "energy", row) == pytest.approx(energy, rel=1e-15)
     assert dataset.labels == {"energy": int(finite.sum())}
-    assert dataset.levels == (level,)
+    assert dataset.levels == (f"{level}/def2-QZVPPD", f"{level}/def2-QZVPP")
 
 
 @pytest.mark.parametrize(("file", "count"), [("states_dft", 1403), ("ladders", 491)])

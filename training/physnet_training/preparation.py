@@ -11,6 +11,7 @@ from physnet_ase.metadata import ModelMetadata, StateRecord
 from physnet_ase.state import ElectronicState
 from physnet_training.config import Recipe, SplitConfig
 from physnet_training.packed import PackedDataset
+from physnet_training.packed.reader import parts
 from physnet_training.references import ReferenceFit, References
 from physnet_training.splits import (
     Split,
@@ -19,7 +20,6 @@ from physnet_training.splits import (
     permutation_split,
     split_indices,
 )
-from physnet_training.storage.shard import parts
 
 
 def make_split(dataset: PackedDataset, config: SplitConfig) -> Split:

@@ -7,7 +7,7 @@ from typing import Any
 
 from physnet_ase.checkpoint import load_potential
 from physnet_training.config import Recipe
-from physnet_training.conversion.source_report import source_sha256
+from physnet_training.conversion.report import source_sha256
 from physnet_training.convert import convert
 from physnet_training.evaluate import evaluate_potential
 from physnet_training.loader import PackedMemmapLoader

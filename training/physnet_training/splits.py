@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from physnet_training.loading.order import hash_uniform
 from physnet_training.packed import PackedDataset
-from physnet_training.storage.shard import parts
+from physnet_training.packed.reader import parts
 
 Array = NDArray[Any]
 SPLIT_FILE = "split.npz"

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from physnet_ase.molecules import Molecules
+from physnet_ase.quantities import QUANTITIES
 from physnet_training.labelling.journal import Journal
 from physnet_training.labelling.parts import Part, mark_written, part_folder
 from physnet_training.labelling.plan import Job, Plan
 from physnet_training.labelling.tasks import PROPERTIES
-from physnet_training.storage.layout import FIELDS
-from physnet_training.writer import PackedWriter
+from physnet_training.packed import PackedWriter
 
 Array = NDArray[Any]
 _CHUNK = 2000  # molecules held in memory at once
@@ -139,16 +140,19 @@ def _append(
             ]
             values[name] = np.concatenate(parts)
     writer.append(
-        sizes,
-        values,
-        names=[structure.name for structure in structures],
-        levels=[plan.method.level] * len(jobs),
+        Molecules(
+            sizes,
+            values,
+            np.arange(len(jobs)),
+            np.array([structure.name for structure in structures]),
+            np.full(len(jobs), plan.method.level),
+        )
     )
 
 
 def _rows(name: str, value: Any, num_atoms: int) -> Array:
     """One molecule's rows of a field, NaN where it has no such label."""
-    field = FIELDS[name]
+    field = QUANTITIES[name]
     shape = (num_atoms if field.per_atom else 1, *field.shape)
     return np.full(shape, np.nan) if value is None else np.reshape(value, shape)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from physnet_training.storage.durable import write_json
+from physnet_training.packed.files import write_json
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import numpy as np
 from ase import Atoms
 
 from physnet_ase.commands.structure_files import read_structure
+from physnet_ase.molecules import Molecules
 from physnet_ase.state import ElectronicState, is_possible, resolve_state
-from physnet_training.auditing.validate import check_molecules
+from physnet_training.audit.validate import check_molecules
 from physnet_training.labelling.methods import Method
 from physnet_training.labelling.sampling import Kind, Sampling
-from physnet_training.sources.molecules import Molecules
 
 
 class Structure(NamedTuple):
@@ -289,7 +289,7 @@ def check_geometry(atoms: Atoms, row: int) -> None:
         "pbc": np.asarray(atoms.pbc, dtype=np.uint8)[None],
         "cell": atoms.cell.array[None],
     }
-    molecules = Molecules(np.array([row]), np.array([len(atoms)]), values)
+    molecules = Molecules(np.array([len(atoms)]), values, np.array([row]))
     check_molecules(molecules, allow_missing=False)
 
 

@@ -10,6 +10,7 @@ from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
 from numpy.typing import NDArray
 
+from physnet_ase.quantities import QUANTITIES
 from physnet_ase.state import ElectronicState, with_state
 from physnet_training.labelling.methods import Method
 from physnet_training.labelling.plan import check_geometry
@@ -21,7 +22,6 @@ from physnet_training.labelling.sampling import (
     random_generator,
     vibrate,
 )
-from physnet_training.storage.layout import FIELDS
 
 Array = NDArray[np.float64]
 
@@ -187,8 +187,8 @@ def _checked(field: str, value: Any, num_atoms: int) -> Array:
         ValueError: It has a wrong shape or is not finite.
     """
     array = np.asarray(value, dtype=np.float64)
-    lead = (num_atoms,) if FIELDS[field].per_atom else ()
-    expected = (*lead, *FIELDS[field].shape)
+    lead = (num_atoms,) if QUANTITIES[field].per_atom else ()
+    expected = (*lead, *QUANTITIES[field].shape)
     if array.shape != expected:
         raise ValueError(
             f"the method returned {field} of shape {array.shape}, expected {expected}"

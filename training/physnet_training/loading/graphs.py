@@ -17,7 +17,7 @@ from physnet_training.loading.pairs import (
 from physnet_training.loading.reading import Gathered
 from physnet_training.loading.shapes import choose_shapes
 from physnet_training.packed import PackedDataset
-from physnet_training.storage.shard import parts
+from physnet_training.packed.reader import parts
 
 Array = NDArray[Any]
 logger = logging.getLogger(__name__)

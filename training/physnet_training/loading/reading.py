@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from physnet_ase.quantities import QUANTITIES
 from physnet_training.packed import PackedDataset
-from physnet_training.storage.layout import FIELDS
 
 Array = NDArray[Any]
 _READ_ATOMS = 1 << 16  # two megabytes
@@ -70,7 +70,7 @@ def gather(
     rows = _with_filler(ascending, np.int64, len(dataset) - 1)
     values: dict[str, Array] = {}
     for place_of, per_atom in ((atoms, True), (rows, False)):
-        names = [name for name in fills if FIELDS[name].per_atom is per_atom]
+        names = [name for name in fills if QUANTITIES[name].per_atom is per_atom]
         values |= dataset.take_all(names, place_of)
     for name, fill in fills.items():
         values[name][-1] = fill

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from physnet_training.distinct_states import distinct_states
 from physnet_training.loading.order import Sampling, epoch_order
 from physnet_training.packed import PackedDataset
-from physnet_training.storage.shard import parts
+from physnet_training.packed.reader import parts
 
 Array = NDArray[Any]
 
