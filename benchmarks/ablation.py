@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from physnet_training.config import Recipe, load_recipe
-from physnet_training.run import train, with_overrides
+from physnet_training.train.recipe import Recipe, load_recipe
+from physnet_training.train.run import train, with_overrides
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "training" / "recipes" / "demo.toml"

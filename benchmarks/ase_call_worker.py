@@ -96,16 +96,15 @@ def overhead(model: str) -> tuple[dict[str, Any], Turn]:
     import jax
 
     from physnet_ase import PhysNetCalculator
-    from physnet_ase.neighbors import Structure, build_graph, find_pairs
-    from physnet_ase.programs import PROGRAMS
-    from physnet_ase.state import ElectronicState
+    from physnet_ase.energy import PROGRAMS
+    from physnet_ase.graph import build_graph, centred
+    from physnet_ase.molecules import Molecules
+    from physnet_ase.neighbors import evaluation_pairs
 
     potential, atoms = our_potential(model), butane()
-    structure = Structure.from_atoms(atoms)
-    pairs = find_pairs(structure, potential.config.cutoff)
-    graph = build_graph([structure], [ElectronicState(0, 1)], [pairs])
-    floats = [np.asarray(a, np.float32) for a in (graph.positions, graph.shifts)]
-    graph = graph._replace(positions=floats[0], shifts=floats[1], labels=None)
+    molecule = Molecules.from_atoms([atoms])
+    pairs = evaluation_pairs(molecule, potential.config.cutoff)
+    graph = potential.programs.prepare(build_graph(centred(molecule), pairs))
     params = jax.device_put(potential.params)
     function = jax.jit(lambda p, g: PROGRAMS["forces"](potential.config, p, g))
     jax.block_until_ready(function(params, graph))

@@ -21,7 +21,7 @@ from typing import Any
 import data_baselines
 import numpy as np
 import synthetic
-from physnet_training.loader import PackedMemmapLoader
+from physnet_training.loading.loader import PackedMemmapLoader
 from physnet_training.packed import PackedDataset
 
 BATCH = 32
@@ -67,8 +67,8 @@ def graph_memory(path: Path) -> Report:
 
 def preparation(path: Path) -> Report:
     """What a training does before its first step: split, references, first batch."""
-    from physnet_training.config import SplitConfig
     from physnet_training.preparation import dataset_references, make_split
+    from physnet_training.train.recipe import SplitConfig
 
     dataset = PackedDataset.open(path)
     report: Report = {}
@@ -135,10 +135,10 @@ def training(path: Path, steps: int = 30) -> Report:
     import tempfile
 
     import jax
-    from physnet_training.config import Recipe
-    from physnet_training.loading.feed import Feed
-    from physnet_training.splits import Split
-    from physnet_training.trainer import Trainer
+    from physnet_training.loading.prefetch import Feed
+    from physnet_training.train.recipe import Recipe
+    from physnet_training.train.split import Split
+    from physnet_training.train.trainer import Trainer
 
     dataset = PackedDataset.open(path)
     rows = np.arange(min(len(dataset), 1_000_000))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from physnet_training.loader import PackedMemmapLoader
+from physnet_training.loading.loader import PackedMemmapLoader
 from physnet_training.packed import PackedDataset
 
 Arrays = dict[str, np.ndarray]

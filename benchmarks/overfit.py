@@ -13,14 +13,14 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from physnet_training.config import recipe_from
 from physnet_training.convert import convert
-from physnet_training.evaluate import evaluate_potential
-from physnet_training.ladders import find_ladders, frames_by_energy
-from physnet_training.loader import PackedMemmapLoader
+from physnet_training.loading.loader import PackedMemmapLoader
 from physnet_training.packed import PackedDataset
-from physnet_training.splits import Split
-from physnet_training.trainer import Trainer
+from physnet_training.train.evaluate import evaluate_potential
+from physnet_training.train.gaps import find_ladders, frames_by_energy
+from physnet_training.train.recipe import recipe_from
+from physnet_training.train.split import Split
+from physnet_training.train.trainer import Trainer
 
 DATA = Path(__file__).resolve().parents[1] / "training" / "data" / "states_dft"
 MOLECULES = ("H2O", "NH3", "CH4", "H2CO", "C2H4", "N2", "CO", "HF")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from physnet_ase import simulate as simulate
     from physnet_ase import units as units
     from physnet_ase.calculator import PhysNetCalculator as PhysNetCalculator
-    from physnet_ase.checkpoint import load_potential as load_potential
+    from physnet_ase.calculator import SumOfCalculators as SumOfCalculators
     from physnet_ase.observables import electron_affinity as electron_affinity
     from physnet_ase.observables import fukui_functions as fukui_functions
     from physnet_ase.observables import ionization_energy as ionization_energy
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from physnet_ase.observables import thermochemistry as thermochemistry
     from physnet_ase.observables import vibrations as vibrations
     from physnet_ase.potential import Potential as Potential
+    from physnet_ase.potential import load_potential as load_potential
     from physnet_ase.state import ElectronicState as ElectronicState
     from physnet_ase.untrained import untrained_potential as untrained_potential
 
 __version__ = "0.1.0"
 
 _MODULES = {
-    "calculator": ("PhysNetCalculator",),
-    "checkpoint": ("load_potential",),
+    "calculator": ("PhysNetCalculator", "SumOfCalculators"),
     "observables": (
         "electron_affinity",
         "fukui_functions",
@@ -52,7 +52,7 @@ _MODULES = {
         "thermochemistry",
         "vibrations",
     ),
-    "potential": ("Potential",),
+    "potential": ("Potential", "load_potential"),
     "state": ("ElectronicState",),
     "untrained": ("untrained_potential",),
 }

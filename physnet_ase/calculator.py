@@ -1,6 +1,6 @@
 """The potential as an ASE calculator: charge and spin from the atoms, never stale."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,19 @@ from ase.calculators.calculator import (
     PropertyNotImplementedError,
     all_changes,
 )
+from ase.calculators.mixing import SumCalculator
 
-from physnet_ase.batch import Batch, Result
-from physnet_ase.committee import Committee, Source
-from physnet_ase.neighbors import PairCache, Structure, check_distances
+from physnet_ase.committee import Committee, Model
+from physnet_ase.evaluation import Batch, Result
+from physnet_ase.molecules import Molecules
+from physnet_ase.neighbors import PairCache, check_distances, without_vacuum
 from physnet_ase.potential import Potential
-from physnet_ase.state import ElectronicState, as_integer, resolve_state
+from physnet_ase.state import (
+    ElectronicState,
+    as_integer,
+    resolve_state,
+    state_key,
+)
 
 
 class _Setting:
@@ -35,10 +42,12 @@ class PhysNetCalculator(Calculator):
     """ASE calculator of a charge- and spin-aware potential.
 
     The electronic state of each call comes from ``atoms.info`` (``charge``;
-    ``spin_multiplicity``, ``multiplicity``, ``mult`` or ``spin``, all 2S+1), else from
-    the arguments here, else from the sums of ``initial_charges`` and
-    ``initial_magmoms``, else it is neutral with the lowest possible multiplicity.
-    Changing any of these, or a setting, invalidates earlier results.
+    ``spin_multiplicity``, ``multiplicity``, ``mult`` or ``spin``, all 2S+1; more names
+    in ``state.STATE_KEYS``), else from the arguments here, else from the sums of
+    ``initial_charges`` and ``initial_magmoms``, else it is neutral with the lowest
+    possible multiplicity (a free atom: its ground state). Changing any of these, or a
+    setting, invalidates earlier results. Wrappers that compare atoms themselves, such
+    as ASE's ``SumCalculator``, do not see ``info``: use :class:`SumOfCalculators`.
 
     One program per size class gives every property at once, whatever is asked first;
     for energies alone of many structures use ``Potential.evaluate``. Units are ASE's:
@@ -90,14 +99,17 @@ class PhysNetCalculator(Calculator):
 
     def __init__(
         self,
-        potential_or_path: Source | Sequence[Source],
+        potential_or_path: Model | Sequence[Model],
         charge: int | None = None,
         multiplicity: int | None = None,
         *,
         dtype: Any = "float32",
         strict: bool = False,
         allow_unseen_states: bool = False,
+        **unknown: Any,
     ) -> None:
+        if unknown:
+            raise TypeError(_unknown_settings(unknown, self.default_parameters))
         self._committee = Committee.of(potential_or_path)
         self._pair_cache = PairCache(self._committee.cutoff)
         self._computed_for: tuple[Any, ...] = ()
@@ -137,9 +149,7 @@ class PhysNetCalculator(Calculator):
         """
         unknown = sorted(settings.keys() - self.default_parameters.keys())
         if unknown:
-            raise ValueError(
-                f"unknown settings {unknown}; allowed: {list(self.default_parameters)}"
-            )
+            raise ValueError(_unknown_settings(unknown, self.default_parameters))
         for name in ("charge", "multiplicity"):
             if settings.get(name) is not None:
                 settings[name] = as_integer(settings[name], name)
@@ -224,19 +234,19 @@ class PhysNetCalculator(Calculator):
         """
         atoms = self._atoms_or_last(atoms)
         batch = self._prepare(atoms)
-        periodic = batch.structures[0].pbc
-        if "stress" in properties and not periodic.all():
+        pbc, has_images = atoms.pbc, bool(batch.molecules.periodic[0])
+        if "stress" in properties and not pbc.all():
             raise PropertyNotImplementedError(
-                f"stress needs three periodic directions, got pbc={periodic.tolist()}"
+                f"stress needs three periodic directions, got pbc={pbc.tolist()}"
             )
-        if "dipole" in properties and periodic.any():
+        if "dipole" in properties and has_images:
             raise PropertyNotImplementedError(
-                f"no dipole along periodic directions, got pbc={periodic.tolist()}"
+                f"no dipole along periodic directions, got pbc={pbc.tolist()}"
             )
         wanted = ["energy", "energies", "charges", "forces"]
-        if periodic.all():
+        if pbc.all():
             wanted.append("stress")
-        if not periodic.any():
+        if not has_images:
             wanted.append("dipole")
         if self._committee.spin_populations:
             wanted.append("spin_populations")
@@ -272,20 +282,61 @@ class PhysNetCalculator(Calculator):
 
     def _prepare(self, atoms: Atoms) -> Batch:
         """Everything an evaluation needs, checked; the last batch where it fits."""
-        structure = Structure.from_atoms(atoms)
         state = self.resolve_state(atoms)
         key = self._key(state)
-        pairs = self._pair_cache.pairs(structure)
+        molecule = Molecules.from_atoms([atoms], [state])
+        molecule = without_vacuum(molecule, self._committee.cutoff)
+        pairs = self._pair_cache.pairs(molecule)
         kept, batch = self._prepared or ((), None)
-        if batch is not None and kept == key and batch.fits(structure, pairs):
-            check_distances(structure, pairs)
-            batch.move(structure)
+        if batch is not None and kept == key and batch.fits(molecule, pairs):
+            check_distances(molecule, pairs)
+            batch.move(molecule)
             return batch
-        self._committee.check(structure.numbers, state, allow_unseen_states=key[-1])
-        check_distances(structure, pairs)
-        batch = Batch([structure], [state], [pairs])
+        self._committee.check(
+            atoms.numbers,
+            state,
+            allow_unseen_states=key[-1],
+            periodic=bool(molecule.periodic[0]),
+        )
+        check_distances(molecule, pairs)
+        batch = Batch(molecule, pairs)
         self._prepared = key, batch
         return batch
+
+
+class SumOfCalculators(SumCalculator):
+    """ASE's sum of calculators, which asks its members whether the atoms changed.
+
+    ``ase.calculators.mixing.SumCalculator`` compares arrays and cell only: where the
+    charge or the multiplicity in ``atoms.info`` changes, it returns the old state's
+    energy. This one does not.
+
+    Args:
+        calculators: Whose energies, forces and stresses are added.
+    """
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """List what changed for any of the members."""
+        changes = list(super().check_state(atoms, tol))  # type: ignore[no-untyped-call]
+        for member in self.mixer.calcs:
+            for change in member.check_state(atoms):
+                if change not in changes:
+                    changes.append(change)
+        return changes
+
+
+def _unknown_settings(unknown: Iterable[str], allowed: Iterable[str]) -> str:
+    """What to say about settings that do not exist."""
+    meant = {"charge": "charge", "multiplicity": "multiplicity"}
+    hints = [
+        f"{name} is called {meant[kind]} here (2S+1)"
+        if kind == "multiplicity"
+        else f"{name} is called charge here"
+        for name in unknown
+        if (kind := state_key(name)) in meant
+    ]
+    hint = f"; {'; '.join(hints)}" if hints else ""
+    return f"unknown settings {sorted(unknown)}; allowed: {list(allowed)}{hint}"
 
 
 def _ase_results(result: Result) -> dict[str, Any]:

@@ -1,60 +1,175 @@
 """The model directory: ``model.json`` and ``weights.safetensors``, no pickle."""
 
+import hashlib
 import json
 import os
 import shutil
 import tempfile
-from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from ase.data import atomic_numbers as ase_atomic_numbers
+from ase.data import chemical_symbols
 from flax.traverse_util import flatten_dict, unflatten_dict
-from pydantic import ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from physnet_ase import __version__
-from physnet_ase.metadata import SCHEMA_VERSION, ModelMetadata
-from physnet_ase.potential import Potential
-from physnet_ase.terms import Params
+from physnet_ase.config import ModelConfig
+from physnet_ase.network.initial import parameter_shapes
+from physnet_ase.references import References
+from physnet_ase.state import ElectronicState
 
+Params = Any
+"""A nested dict of arrays as flax makes it."""
 MODEL_FILE, WEIGHTS_FILE = "model.json", "weights.safetensors"
+SCHEMA_VERSION = 1
+"""Raised when a stored model can no longer be read by older packages."""
+UNITS = {"energy": "eV", "length": "angstrom", "charge": "e", "dipole": "e*angstrom"}
 
 
-def pretrained_names() -> list[str]:
-    """Names that :func:`load_potential` accepts besides paths."""
-    folder = resources.files("physnet_ase") / "pretrained"
-    return sorted(
-        item.name for item in folder.iterdir() if (item / MODEL_FILE).is_file()
+class StateRecord(BaseModel):
+    """A state the model was trained on, and its constant c[Q, M]."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    charge: int
+    multiplicity: int = Field(ge=1)
+    count: int = Field(0, ge=0, description="training molecules in this state")
+    reference_energy: float = Field(0.0, description="c[Q, M] in eV")
+
+    @property
+    def state(self) -> ElectronicState:
+        """The state itself."""
+        return ElectronicState(self.charge, self.multiplicity)
+
+
+class ModelMetadata(BaseModel):
+    """Everything about a model but its weights; validated when read and written."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    schema_version: Literal[1] = 1
+    package_version: str = ""
+    name: str = ""
+    description: str = ""
+    config: ModelConfig
+    units: dict[str, str] = Field(default_factory=lambda: dict(UNITS))
+    element_energies: dict[str, float] = Field(
+        description="e[Z] in eV per element symbol; its keys are the elements seen"
     )
+    states: list[StateRecord] = Field(min_length=1)
+    levels_of_theory: list[str] = Field(default_factory=list)
+    electrostatics: str = Field(
+        "all pairs in open systems; force-shifted at the cutoff in periodic ones",
+        description="which Coulomb sum the energies hold",
+    )
+    periodic_structures: int | None = Field(
+        None, ge=0, description="of the training data; None: not known"
+    )
+    training: dict[str, Any] = Field(default_factory=dict)
+    validation_errors: list[dict[str, Any]] = Field(default_factory=list)
+
+    @field_validator("element_energies")
+    @classmethod
+    def _known_elements(cls, energies: dict[str, float]) -> dict[str, float]:
+        unknown = [symbol for symbol in energies if symbol not in ase_atomic_numbers]
+        if unknown or not energies:
+            raise ValueError(f"element_energies needs element symbols, got {unknown}")
+        return energies
+
+    @model_validator(mode="after")
+    def _no_coulomb_sum(self) -> "ModelMetadata":
+        if not self.config.electrostatics:
+            object.__setattr__(self, "electrostatics", "none")
+        return self
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Atomic numbers the model has seen, ascending."""
+        return tuple(sorted(ase_atomic_numbers[s] for s in self.element_energies))
+
+    @property
+    def references(self) -> References:
+        """Its reference energies."""
+        return References(
+            {ase_atomic_numbers[s]: e for s, e in self.element_energies.items()},
+            {record.state: record.reference_energy for record in self.states},
+            {record.state: record.count for record in self.states},
+        )
+
+    @staticmethod
+    def stored_references(references: References) -> dict[str, Any]:
+        """The fields that keep reference energies: elements and states."""
+        counts = references.state_counts
+        return {
+            "element_energies": {
+                chemical_symbols[z]: e for z, e in references.element_energies.items()
+            },
+            "states": [
+                StateRecord(
+                    charge=state.charge,
+                    multiplicity=state.multiplicity,
+                    count=counts.get(state, 0),
+                    reference_energy=energy,
+                )
+                for state, energy in sorted(references.state_energies.items())
+            ],
+        }
 
 
-def load_potential(path_or_name: "str | Path") -> Potential:
-    """Load a model directory, or a pretrained model by its name.
+def symbols(numbers: "tuple[int, ...] | list[int]") -> str:
+    """Element symbols for a message: "H, C, N"."""
+    return ", ".join(chemical_symbols[number] for number in numbers)
 
-    Args:
-        path_or_name: A directory with ``model.json`` and ``weights.safetensors``, or
-            one of :func:`pretrained_names`. A directory of that name goes first.
+
+def read_model(folder: Path) -> tuple[ModelMetadata, Params]:
+    """What a model directory holds: its metadata and its weights, both verified.
 
     Raises:
-        FileNotFoundError: No such directory or name, or a file of it is missing.
-        ValueError: A file is damaged, of a newer schema, or the weights do not have
-            the names and shapes that the configuration asks for.
+        FileNotFoundError: A file is missing.
+        ValueError: A file is damaged, was changed or belongs to another one, is of
+            another schema, or the weights do not have the names, shapes and type that
+            the configuration asks for.
     """
-    path = Path(path_or_name)
-    if not path.exists():
-        names = pretrained_names()
-        if str(path_or_name) not in names:
-            raise FileNotFoundError(
-                f"no model at {str(path_or_name)!r}: neither a directory nor a "
-                f"pretrained model; pretrained: {', '.join(names) or 'none'}"
-            )
-        bundled = resources.files("physnet_ase") / "pretrained" / str(path_or_name)
-        path = Path(str(bundled))
-    metadata = _read_metadata(path / MODEL_FILE)
-    params = _read_weights(path / WEIGHTS_FILE, metadata)
-    return Potential(metadata, params, path=path)
+    content = _read_json(folder / MODEL_FILE)
+    digests = content.pop("sha256", {})
+    metadata = _validated(content, folder / MODEL_FILE)
+    file = folder / WEIGHTS_FILE
+    weights = _read_weights(file, metadata.config)
+    # Last: a wrong name or shape says more than a hash.
+    if digests.get("model") != _seal(content):
+        raise ValueError(
+            f"{folder / MODEL_FILE} was changed after it was written (its sha256 does "
+            "not match): a model's configuration and references belong to its weights; "
+            "copy the model directory again, or retrain"
+        )
+    if _digest(file.read_bytes()) != digests.get("weights"):
+        raise ValueError(
+            f"{file} is not the file that {MODEL_FILE} was written with: it was "
+            "damaged, changed or belongs to another model; copy the model directory "
+            "again"
+        )
+    return metadata, weights
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _seal(content: dict[str, Any]) -> str:
+    """Hash of what ``model.json`` says, however it is laid out."""
+    plain = {key: value for key, value in content.items() if key != "sha256"}
+    return _digest(json.dumps(plain, sort_keys=True).encode())
 
 
 def _check_present(file: Path) -> None:
@@ -65,10 +180,11 @@ def _check_present(file: Path) -> None:
         )
 
 
-def _read_metadata(file: Path) -> ModelMetadata:
+def _read_json(file: Path) -> dict[str, Any]:
+    """Content of ``model.json``, of the version that is read here."""
     _check_present(file)
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{file} is not valid JSON ({error}); copy the model directory again"
@@ -78,11 +194,20 @@ def _read_metadata(file: Path) -> ModelMetadata:
         raise ValueError(
             f"{file} has no schema_version; it is not a model of physnet-ase"
         )
-    if version > SCHEMA_VERSION:
-        raise ValueError(
-            f"{file} has schema_version {version}, this package reads up to "
-            f"{SCHEMA_VERSION}; install a newer physnet-ase"
+    if version != SCHEMA_VERSION:
+        remedy = (
+            "install a newer physnet-ase" if version > SCHEMA_VERSION else "retrain"
         )
+        raise ValueError(
+            f"{file} has schema_version {version}, this package reads "
+            f"{SCHEMA_VERSION}; {remedy}"
+        )
+    if not isinstance(content.get("sha256", {}), dict):
+        raise ValueError(f"{file}: sha256 must hold the hashes of both files")
+    return dict(content)
+
+
+def _validated(content: dict[str, Any], file: Path) -> ModelMetadata:
     try:
         return ModelMetadata.model_validate(content)
     except ValidationError as error:
@@ -91,7 +216,7 @@ def _read_metadata(file: Path) -> ModelMetadata:
         raise ValueError(f"{file}: key {key!r}: {first['msg']}") from error
 
 
-def _read_weights(file: Path, metadata: ModelMetadata) -> Params:
+def _read_weights(file: Path, config: ModelConfig) -> Params:
     _check_present(file)
     try:
         stored = load_file(file)
@@ -99,7 +224,7 @@ def _read_weights(file: Path, metadata: ModelMetadata) -> Params:
         raise ValueError(
             f"{file} cannot be read ({error}); copy the model directory again"
         ) from error
-    expected = parameter_shapes(metadata)
+    expected = parameter_shapes(config)
     for key in sorted(expected.keys() | stored.keys()):
         if key not in stored:
             raise ValueError(f"{file} lacks weight {key!r} of shape {expected[key]}")
@@ -113,36 +238,17 @@ def _read_weights(file: Path, metadata: ModelMetadata) -> Params:
                 f"{file}: weight {key!r} has shape {stored[key].shape}, the "
                 f"configuration in {MODEL_FILE} needs {expected[key]}"
             )
+        if stored[key].dtype.kind != "f":
+            raise ValueError(
+                f"{file}: weight {key!r} holds {stored[key].dtype}, expected floating-"
+                "point numbers; copy the model directory again"
+            )
         if not np.isfinite(stored[key]).all():
             raise ValueError(f"{file}: weight {key!r} holds NaN or infinity; retrain")
     return unflatten_dict({tuple(key.split("/")): a for key, a in stored.items()})
 
 
-def parameter_shapes(metadata: ModelMetadata) -> dict[str, tuple[int, ...]]:
-    """Shapes of all weights of a configuration, by path; nothing is computed."""
-    import jax
-
-    from physnet_ase.network.physnet import PhysNet
-    from physnet_ase.untrained import random_molecules
-
-    graph = random_molecules((1,), [(0, 1)], seed=0)
-    count = len(graph.senders)
-    # NumPy arrays and an abstract key: making a real one would compile programs.
-    shapes = jax.eval_shape(
-        PhysNet(metadata.config).init,
-        jax.eval_shape(lambda: jax.random.key(0)),
-        graph,
-        np.ones(count, np.float32),
-        np.ones((count, 3), np.float32),
-    )["params"]
-    return {key: leaf.shape for key, leaf in _flatten(shapes).items()}
-
-
-def _flatten(params: Params) -> dict[str, Any]:
-    return {"/".join(key): leaf for key, leaf in flatten_dict(params).items()}
-
-
-def save_potential(potential: Potential, path: "str | Path") -> Path:
+def write_model(path: "str | Path", metadata: ModelMetadata, params: Params) -> Path:
     """Write a model directory; it appears under its name only when complete.
 
     An existing model at ``path`` is replaced; anything else there is an error.
@@ -160,17 +266,20 @@ def save_potential(potential: Potential, path: "str | Path") -> Path:
             f"{target} exists and is not a model directory; choose another name"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    metadata = potential.metadata.model_copy(update={"package_version": __version__})
+    metadata = metadata.model_copy(update={"package_version": __version__})
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         weights = {
-            key: np.ascontiguousarray(leaf)
-            for key, leaf in _flatten(potential.params).items()
+            "/".join(key): np.ascontiguousarray(leaf)
+            for key, leaf in flatten_dict(params).items()
         }
         save_file(weights, staging / WEIGHTS_FILE)
-        (staging / MODEL_FILE).write_text(
-            json.dumps(metadata.model_dump(mode="json"), indent=2) + "\n"
-        )
+        content = metadata.model_dump(mode="json")
+        content["sha256"] = {
+            "weights": _digest((staging / WEIGHTS_FILE).read_bytes()),
+            "model": _seal(json.loads(json.dumps(content))),
+        }
+        (staging / MODEL_FILE).write_text(json.dumps(content, indent=2) + "\n")
         staging.chmod(0o755)  # made private; a model may be installed for everybody
         (staging / WEIGHTS_FILE).chmod(0o644)
         if target.exists():

@@ -46,8 +46,8 @@ def info(
     as_json: AsJson = False,
 ) -> None:
     """Print what a model knows: elements, states, level of theory, errors."""
-    from physnet_ase.checkpoint import load_potential
     from physnet_ase.commands.tables import print_model
+    from physnet_ase.potential import load_potential
 
     potential = load_potential(model)
     if as_json:

@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from physnet_ase.batch import Batch, Result
-from physnet_ase.checkpoint import load_potential
-from physnet_ase.metadata import symbols
-from physnet_ase.potential import Potential
+from physnet_ase.checkpoint import symbols
+from physnet_ase.evaluation import Batch, Result
+from physnet_ase.potential import Potential, load_potential
 from physnet_ase.state import ElectronicState
 
-Source = Potential | str | PathLike[str]
+Model = Potential | str | PathLike[str]
 """A potential, a model directory, or the name of a pretrained model."""
 
 
@@ -50,7 +49,7 @@ class Committee:
         self.spin_populations = all(m.config.spin_populations for m in self.members)
 
     @classmethod
-    def of(cls, sources: "Source | Sequence[Source]") -> "Committee":
+    def of(cls, sources: "Model | Sequence[Model]") -> "Committee":
         """Load one source, or a list of them; float64 when any of them is.
 
         Raises:
@@ -80,7 +79,12 @@ class Committee:
         return Committee([member.astype(dtype) for member in self.members])
 
     def check(
-        self, numbers: Any, state: ElectronicState, *, allow_unseen_states: bool = False
+        self,
+        numbers: Any,
+        state: ElectronicState,
+        *,
+        allow_unseen_states: bool = False,
+        periodic: bool = False,
     ) -> None:
         """Raise unless every member accepts these atoms in this state.
 
@@ -89,7 +93,12 @@ class Committee:
         """
         for index, member in enumerate(self.members):
             try:
-                member.check(numbers, state, allow_unseen_states=allow_unseen_states)
+                member.check(
+                    numbers,
+                    state,
+                    allow_unseen_states=allow_unseen_states,
+                    periodic=periodic,
+                )
             except ValueError as error:
                 if len(self.members) == 1:
                     raise
@@ -98,8 +107,12 @@ class Committee:
 
     def run(self, batch: Batch, wanted: Collection[str]) -> list[Result]:
         """Mean results of a batch that is evaluated again and again."""
-        found = [batch.evaluate(member, wanted, again=True) for member in self.members]
-        return _combine(found)
+        return _combine(
+            [
+                batch.evaluate(member.programs, member.references, wanted, again=True)
+                for member in self.members
+            ]
+        )
 
     def evaluate(
         self,

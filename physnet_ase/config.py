@@ -12,15 +12,22 @@ class ModelConfig(BaseModel):
     15, 3678, Table 1) with charge and spin conditioning added. Lengths are in Å.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    num_features: int = Field(128, ge=1, description="F, length of an atom's vector")
-    num_radial: int = Field(64, ge=2, description="K, number of radial functions")
-    num_blocks: int = Field(5, ge=1, description="number of interaction blocks")
-    num_residual_atomic: int = Field(2, ge=0)
-    num_residual_interaction: int = Field(3, ge=0)
-    num_residual_output: int = Field(1, ge=0)
-    cutoff: float = Field(10.0, gt=0, description="radius of the local environment, Å")
+    network: str = Field("physnet", description="name in ``network.NETWORKS``")
+    num_features: int = Field(
+        128, ge=1, le=4096, description="F, length of an atom's vector"
+    )
+    num_radial: int = Field(
+        64, ge=2, le=1024, description="K, number of radial functions"
+    )
+    num_blocks: int = Field(5, ge=1, le=64, description="number of interaction blocks")
+    num_residual_atomic: int = Field(2, ge=0, le=64)
+    num_residual_interaction: int = Field(3, ge=0, le=64)
+    num_residual_output: int = Field(1, ge=0, le=64)
+    cutoff: float = Field(
+        10.0, gt=0, le=100, description="radius of the local environment, Å"
+    )
     max_degree: Literal[0, 1, 2] = Field(
         0, description="angular messages: 0 none, 1 adds p, 2 adds p and d"
     )
@@ -30,8 +37,8 @@ class ModelConfig(BaseModel):
     )
     charge_range: tuple[int, int] = Field((-2, 2), description="lowest, highest charge")
     spin_range: tuple[int, int] = Field((1, 6), description="lowest, highest 2S+1")
-    charge_embedding_size: int = Field(16, ge=1)
-    spin_embedding_size: int = Field(16, ge=1)
+    charge_embedding_size: int = Field(16, ge=1, le=4096)
+    spin_embedding_size: int = Field(16, ge=1, le=4096)
 
     electrostatics: bool = Field(True, description="Coulomb energy of the charges")
     zbl: bool = Field(False, description="Ziegler-Biersack-Littmark repulsion")

@@ -1,257 +1,318 @@
-"""Pairs of atoms, and their assembly into padded graphs of few static shapes."""
+"""Pairs of atoms inside molecules, periodic images included."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import vesin
+from numpy.typing import NDArray
 
-from physnet_ase.graph import Graph
-from physnet_ase.state import ElectronicState
+from physnet_ase.molecules import Molecules
+
+Array = NDArray[Any]
 
 ALL_PAIRS_LIMIT = 40
-"""Open systems up to this size use every pair: no list to build, none to outdate."""
+"""Open molecules up to this size use every pair: no list to build, none to outdate."""
 DEFAULT_SKIN = 0.5
 """Å beyond the cutoff that a reusable list covers."""
 CLOSEST_DISTANCE = 0.1
 """Å; atoms nearer than this are a mistake in the structure, not a geometry."""
-
-
-class Structure(NamedTuple):
-    """Atoms as plain arrays."""
-
-    numbers: np.ndarray  # [atoms] atomic numbers
-    positions: np.ndarray  # [atoms, 3] Å, float64
-    cell: np.ndarray  # [3, 3] Å
-    pbc: np.ndarray  # [3] bool
-
-    @classmethod
-    def from_atoms(cls, atoms: Any) -> "Structure":
-        """Copy what the network needs out of an ``ase.Atoms``.
-
-        Raises:
-            ValueError: No atoms, a position that is not finite, or periodic
-                directions without as many independent cell vectors.
-        """
-        structure = cls(
-            np.array(atoms.numbers, np.int32),
-            np.array(atoms.positions, np.float64),
-            np.array(atoms.cell.array, np.float64),
-            np.array(atoms.pbc, bool),
-        )
-        if len(structure.numbers) == 0:
-            raise ValueError("the structure has no atoms; give at least one")
-        bad = np.flatnonzero(~np.isfinite(structure.positions).all(axis=1))
-        if len(bad):
-            raise ValueError(
-                f"position of atom {bad[0]} is {structure.positions[bad[0]]}; "
-                "positions must be finite numbers in Å"
-            )
-        periodic = structure.cell[structure.pbc]
-        if len(periodic) and not (
-            np.isfinite(periodic).all()
-            and np.linalg.matrix_rank(periodic) == len(periodic)
-        ):
-            raise ValueError(
-                f"pbc={structure.pbc.tolist()} needs that many independent cell "
-                f"vectors, got cell {structure.cell.tolist()}; set atoms.cell or "
-                "atoms.pbc = False"
-            )
-        return structure
+_CELL_LIST_SIZE = 256
+"""Atoms from which an open molecule's pairs are looked up instead of filtered."""
+_CACHED_SIZE = 64
+"""Patterns up to this size are kept: 3 MB for all of them."""
 
 
 class Pairs(NamedTuple):
-    """Directed pairs sorted by receiver; ``cells`` counts lattice vectors."""
+    """Real pairs of a batch of molecules whose atoms are numbered through.
 
-    senders: np.ndarray  # [pairs] int32
-    receivers: np.ndarray  # [pairs] int32
-    cells: np.ndarray  # [pairs, 3] float64, image of the sender
+    A pair's vector is ``R[senders] + shifts - R[receivers]``. The ``long_*`` pairs are
+    every i < j of molecules without periodic directions, for their Coulomb sum.
+    """
+
+    senders: Array  # [pairs] int32
+    receivers: Array  # [pairs] int32, ascending
+    shifts: Array | None  # [pairs, 3] Å, None: no pair crosses a boundary
+    long_senders: Array  # [long_pairs] int32
+    long_receivers: Array  # [long_pairs] int32
+
+    def vectors(self, positions: Array) -> Array:
+        """[pairs, 3] Å from receiver to sender."""
+        found: Array = positions[self.senders] - positions[self.receivers]
+        return found if self.shifts is None else found + self.shifts
 
 
-def check_distances(structure: Structure, pairs: Pairs) -> None:
-    """Refuse coincident atoms, periodic images included.
+def ordered_pattern(size: int) -> Array:
+    """Senders and receivers of every ordered pair, receivers ascending. [2, n(n-1)]."""
+    receivers, senders = np.divmod(np.arange(size * (size - 1)), max(size - 1, 1))
+    senders += senders >= receivers
+    return np.stack([senders, receivers]).astype(np.int32)
+
+
+def once_pattern(size: int) -> Array:
+    """Senders j and receivers i of the pairs i < j, i ascending. [2, n(n-1)/2]."""
+    receivers, senders = np.triu_indices(size, 1)
+    return np.stack([senders, receivers]).astype(np.int32)
+
+
+_kept_ordered = lru_cache(maxsize=_CACHED_SIZE)(ordered_pattern)
+_kept_once = lru_cache(maxsize=_CACHED_SIZE)(once_pattern)
+
+
+def every_ordered_pair(size: int) -> Array:
+    """:func:`ordered_pattern`, kept for small molecules."""
+    return (_kept_ordered if size <= _CACHED_SIZE else ordered_pattern)(size)
+
+
+def _every_pair_once(size: int) -> Array:
+    return (_kept_once if size <= _CACHED_SIZE else once_pattern)(size)
+
+
+def runs_of_equal_size(sizes: Array) -> list[tuple[int, int, int]]:
+    """First, end and size of each run of equal sizes.
+
+    Molecules of one size that follow each other are done together: in a batch sorted
+    by size there are few such runs.
+    """
+    ends = np.flatnonzero(sizes[1:] != sizes[:-1]) + 1
+    starts = [0, *ends.tolist()] if len(sizes) else []
+    return [
+        (start, end, int(sizes[start]))
+        for start, end in zip(starts, [*starts[1:], len(sizes)], strict=False)
+    ]
+
+
+def pairs_from(
+    sizes: Array,
+    first: Array,
+    pattern: Callable[[int], Array] = every_ordered_pair,
+) -> tuple[Array, Array]:
+    """Senders and receivers of a pattern of pairs inside each molecule, int32.
+
+    Args:
+        sizes: [molecules] number of atoms.
+        first: [molecules] int32 number of each molecule's first atom.
+        pattern: From the number of atoms to [2, pairs]; all ordered pairs by default,
+            whose receivers ascend if ``first`` does.
+    """
+    parts = [
+        (first[start:end, None] + pattern(size)[:, None, :]).reshape(2, -1)
+        for start, end, size in runs_of_equal_size(sizes)
+    ]
+    joined = np.concatenate([np.zeros((2, 0), np.int32), *parts], axis=1)
+    return joined[0], joined[1]
+
+
+def find_pairs(molecules: Molecules, cutoff: float | None) -> Pairs:
+    """All directed pairs within ``cutoff`` Å, periodic images included.
+
+    Args:
+        molecules: Their positions and, where there are periodic ones, cells.
+        cutoff: None keeps all pairs of open molecules.
+
+    Raises:
+        ValueError: Periodic molecules without a cutoff.
+    """
+    periodic, sizes = molecules.periodic, molecules.n_atoms
+    looked_up = periodic.copy()
+    if cutoff is not None:
+        looked_up |= sizes > _CELL_LIST_SIZE
+    if not looked_up.any():
+        return _open_pairs(sizes, molecules.values["positions"], cutoff)
+    if cutoff is None:
+        raise ValueError(
+            f"molecule {molecules.rows[np.argmax(periodic)]} is periodic: its pairs "
+            "need a cutoff"
+        )
+    positions, first = molecules.values["positions"], molecules.first_atom
+    parts = []
+    for index, size in enumerate(sizes.tolist()):
+        own = positions[first[index] : first[index] + size]
+        if not looked_up[index]:
+            parts.append(_open_pairs(sizes[index : index + 1], own, cutoff))
+        elif periodic[index]:
+            cell, pbc = (molecules.values[name][index] for name in ("cell", "pbc"))
+            parts.append(_looked_up_pairs(own, cutoff, cell, pbc.astype(bool)))
+        else:
+            parts.append(_looked_up_pairs(own, cutoff, np.zeros((3, 3)), np.zeros(3)))
+    return join_pairs(parts, sizes)
+
+
+def join_pairs(parts: Sequence[Pairs], n_atoms: Array) -> Pairs:
+    """Pairs of several molecules, each numbered from 0, as those of one batch."""
+    if len(parts) == 1:
+        return parts[0]
+    first = (np.cumsum(n_atoms) - n_atoms).astype(np.int32)
+
+    def joined(name: str) -> Array:
+        return np.concatenate(
+            [
+                getattr(part, name) + start
+                for part, start in zip(parts, first, strict=True)
+            ]
+        )
+
+    shifts = None
+    if any(part.shifts is not None for part in parts):
+        shifts = np.concatenate(
+            [
+                np.zeros((len(part.senders), 3)) if part.shifts is None else part.shifts
+                for part in parts
+            ]
+        )
+    return Pairs(
+        joined("senders"),
+        joined("receivers"),
+        shifts,
+        joined("long_senders"),
+        joined("long_receivers"),
+    )
+
+
+def _open_pairs(sizes: Array, positions: Array, cutoff: float | None) -> Pairs:
+    """Pairs of molecules without periodic directions, filtered by distance."""
+    first = (np.cumsum(sizes) - sizes).astype(np.int32)
+    senders, receivers = pairs_from(sizes, first)
+    long_senders, long_receivers = pairs_from(sizes, first, _every_pair_once)
+    if cutoff is not None and _widest(first, positions) >= cutoff:
+        vectors = positions[senders] - positions[receivers]
+        near = np.einsum("ij,ij->i", vectors, vectors) < cutoff**2
+        senders, receivers = senders[near], receivers[near]
+    return Pairs(senders, receivers, None, long_senders, long_receivers)
+
+
+def _widest(first: Array, positions: Array) -> float:
+    """Diagonal (Å) of the largest box around a molecule: no pair is further apart."""
+    if len(first) == 0:
+        return 0.0
+    extent = np.maximum.reduceat(positions, first) - np.minimum.reduceat(
+        positions, first
+    )
+    # a little more than exact, for distances are rounded too
+    return 1.001 * float(np.sqrt(np.square(extent).sum(axis=1).max()))
+
+
+def _looked_up_pairs(positions: Array, cutoff: float, cell: Array, pbc: Array) -> Pairs:
+    """Pairs of one large or periodic structure from a cell list."""
+    box = np.where(np.isfinite(cell), cell, 0.0).astype(np.float64)
+    finder = vesin.NeighborList(cutoff=cutoff, full_list=True)
+    receivers, senders, images = finder.compute(
+        points=np.asarray(positions, np.float64),
+        box=box,
+        periodic=np.asarray(pbc, bool),
+        quantities="ijS",
+    )
+    order = np.argsort(receivers, kind="stable")
+    open_system = not np.any(pbc)
+    long = _every_pair_once(len(positions) if open_system else 0)
+    return Pairs(
+        senders[order].astype(np.int32),
+        receivers[order].astype(np.int32),
+        None if open_system else images[order].astype(np.float64) @ box,
+        long[0],
+        long[1],
+    )
+
+
+def check_distances(molecules: Molecules, pairs: Pairs) -> None:
+    """Refuse coincident atoms of one molecule, periodic images included.
 
     Raises:
         ValueError: Two atoms are nearer than ``CLOSEST_DISTANCE``; they are named.
     """
-    senders, receivers = pairs.senders, pairs.receivers
-    vectors = structure.positions[senders] - structure.positions[receivers]
-    if structure.pbc.any():
-        vectors = vectors + pairs.cells @ structure.cell
+    vectors = pairs.vectors(molecules.values["positions"])
     squared = np.einsum("ij,ij->i", vectors, vectors)
     if len(squared) and np.min(squared) < CLOSEST_DISTANCE**2:
         pair = int(np.argmin(squared))
         raise ValueError(
-            f"atoms {receivers[pair]} and {senders[pair]} are only "
+            f"atoms {pairs.receivers[pair]} and {pairs.senders[pair]} are only "
             f"{np.sqrt(squared[pair]):.3g} Å apart (periodic images included); atoms "
             f"nearer than {CLOSEST_DISTANCE} Å are refused, check the positions"
         )
 
 
-def find_pairs(structure: Structure, cutoff: float) -> Pairs:
-    """All directed pairs within ``cutoff`` Å, periodic images included."""
-    count = len(structure.numbers)
-    if not structure.pbc.any() and count <= ALL_PAIRS_LIMIT:
-        index = np.arange(count * (count - 1), dtype=np.int32)
-        receivers = index // max(count - 1, 1)
-        senders = index % max(count - 1, 1)
-        senders = senders + (senders >= receivers)
-        return Pairs(senders, receivers, np.zeros((len(index), 3)))
-    finder = vesin.NeighborList(cutoff=cutoff, full_list=True)
-    receivers, senders, cells = finder.compute(
-        points=structure.positions,
-        box=structure.cell,
-        periodic=structure.pbc,
-        quantities="ijS",
-    )
-    order = np.argsort(receivers, kind="stable")
-    return Pairs(
-        senders[order].astype(np.int32),
-        receivers[order].astype(np.int32),
-        cells[order].astype(np.float64),
-    )
-
-
 class PairCache:
-    """Reuses a pair list until an atom has moved more than half the skin."""
+    """Reuses the pair list of one molecule until an atom has moved half the skin."""
 
     def __init__(self, cutoff: float, skin: float = DEFAULT_SKIN) -> None:
         self.cutoff, self.skin = cutoff, skin
         self.num_builds = 0
-        self._last: tuple[Structure, Pairs] | None = None
+        self._last: tuple[Molecules, Pairs] | None = None
 
-    def pairs(self, structure: Structure) -> Pairs:
+    def pairs(self, molecule: Molecules) -> Pairs:
         """Return pairs that hold at least those within the cutoff."""
-        if self._last is not None and self._still_valid(self._last[0], structure):
+        if self._last is not None and self._still_valid(self._last[0], molecule):
             return self._last[1]
-        pairs = find_pairs(structure, self.cutoff + self.skin)
-        self._last = (structure, pairs)
+        pairs = evaluation_pairs(molecule, self.cutoff + self.skin)
+        self._last = (molecule, pairs)
         self.num_builds += 1
         return pairs
 
-    def _still_valid(self, old: Structure, new: Structure) -> bool:
+    def _still_valid(self, old: Molecules, new: Molecules) -> bool:
+        a, b = old.values, new.values
+        periodic = bool(new.periodic[0])
         same = (
-            len(old.numbers) == len(new.numbers)
-            and np.array_equal(old.pbc, new.pbc)
-            and (not old.pbc.any() or np.array_equal(old.cell, new.cell))
+            old.n_atoms[0] == new.n_atoms[0]
+            and np.array_equal(a["pbc"], b["pbc"])
+            and (not periodic or np.array_equal(a["cell"], b["cell"]))
         )
         if not same:
             return False
-        if not new.pbc.any() and len(new.numbers) <= ALL_PAIRS_LIMIT:
+        if not periodic and new.n_atoms[0] <= ALL_PAIRS_LIMIT:
             return True
-        moved = np.max(np.sum((new.positions - old.positions) ** 2, axis=1))
+        moved = np.max(np.sum((b["positions"] - a["positions"]) ** 2, axis=1))
         return bool(moved < (0.5 * self.skin) ** 2)
 
 
-def size_class(count: int, *, smallest: int = 4, ratio: float = 1.6) -> int:
-    """Smallest size of a geometric ladder that holds ``count``, rounded to even."""
-    size = float(smallest)
-    while int(size) < count:
-        size *= ratio
-    return (int(size) + 1) // 2 * 2
+def without_vacuum(molecules: Molecules, cutoff: float) -> Molecules:
+    """Molecules alone in a periodic box as the open molecules that they are.
 
-
-class Capacity(NamedTuple):
-    """Static sizes of a graph."""
-
-    molecules: int
-    atoms: int
-    pairs: int
-    long_pairs: int
-
-
-def fit_capacity(structures: Sequence[Structure], pairs: Sequence[Pairs]) -> Capacity:
-    """Size class that holds these structures; few classes cover many systems.
-
-    One small open molecule has all its pairs, so its sizes follow from its atoms' class
-    alone. Everything else rounds each count up a coarser ladder.
+    Where a slab without atoms, at least a cutoff thick, separates the images along
+    every periodic direction, nothing short-ranged sees an image: the atoms are put
+    together between the slabs and the directions count as open. The cell stays for the
+    stress.
     """
-    num_atoms = sum(len(s.numbers) for s in structures)
-    num_pairs = sum(len(p.senders) for p in pairs)
-    num_long = sum(_num_long(s) for s in structures)
-    if len(structures) == 1 and not structures[0].pbc.any():
-        atoms = size_class(num_atoms)
-        if num_atoms <= ALL_PAIRS_LIMIT:
-            return Capacity(1, atoms, atoms * (atoms - 1), atoms * (atoms - 1) // 2)
-        return Capacity(1, atoms + 2, size_class(num_pairs), atoms * (atoms - 1) // 2)
-    return Capacity(
-        molecules=1 if len(structures) == 1 else size_class(len(structures), ratio=4),
-        atoms=size_class(num_atoms + 1, ratio=2),
-        pairs=size_class(num_pairs, smallest=16, ratio=2),
-        long_pairs=size_class(num_long, smallest=16, ratio=4) if num_long else 0,
-    )
+    periodic = molecules.periodic
+    if not periodic.any():
+        return molecules
+    values = molecules.values
+    positions = values["positions"].astype(np.float64)
+    pbc, first = values["pbc"].copy(), molecules.first_atom
+    for index in np.flatnonzero(periodic):
+        atoms = slice(first[index], first[index] + molecules.n_atoms[index])
+        found = _unwrapped(positions[atoms], values["cell"][index], pbc[index], cutoff)
+        if found is not None:
+            positions[atoms], pbc[index] = found, 0
+    return molecules.with_values(positions=positions, pbc=pbc)
 
 
-def _num_long(structure: Structure) -> int:
-    count = len(structure.numbers)
-    return 0 if structure.pbc.any() else count * (count - 1) // 2
+def _unwrapped(
+    positions: Array, cell: Array, pbc: Array, cutoff: float
+) -> Array | None:
+    """Positions cut open at the empty slabs; None where a direction has none."""
+    from ase.geometry.cell import complete_cell
+
+    box = complete_cell(np.where(np.isfinite(cell), cell, 0.0).astype(np.float64))
+    inverse = np.linalg.inv(box)
+    thickness = 1.0 / np.linalg.norm(inverse, axis=0)
+    fractions = positions @ inverse
+    for axis in np.flatnonzero(pbc):
+        inside = fractions[:, axis] % 1.0
+        order = np.sort(inside)
+        gaps = np.diff(order, append=order[0] + 1.0)
+        widest = int(np.argmax(gaps))
+        if gaps[widest] * thickness[axis] < cutoff:
+            return None
+        start = order[(widest + 1) % len(order)]
+        fractions[:, axis] = start + (inside - start) % 1.0
+    return fractions @ box
 
 
-def build_graph(
-    structures: Sequence[Structure],
-    states: Sequence[ElectronicState],
-    pairs: Sequence[Pairs],
-    *,
-    capacity: Capacity | None = None,
-) -> Graph:
-    """Join structures, each in its state, into one padded graph (NumPy, float64).
+def evaluation_pairs(molecule: Molecules, cutoff: float) -> Pairs:
+    """Pairs of one molecule for evaluations: every pair of a small open one.
 
-    Positions are centred per structure in float64, so that casting to float32 later
-    keeps the digits that distances need.
+    Its shapes then follow from its number of atoms alone, and no list grows old.
     """
-    capacity = capacity or fit_capacity(structures, pairs)
-    graph = _empty_graph(capacity)
-    atom = pair = long_pair = 0
-    for row, (structure, state, found) in enumerate(
-        zip(structures, states, pairs, strict=True)
-    ):
-        count = len(structure.numbers)
-        atoms = slice(atom, atom + count)
-        graph.atomic_numbers[atoms] = structure.numbers
-        graph.positions[atoms] = structure.positions - structure.positions.mean(axis=0)
-        graph.molecule_index[atoms] = row
-        graph.atom_mask[atoms] = True
-        rows = slice(pair, pair + len(found.senders))
-        graph.senders[rows] = found.senders + atom
-        graph.receivers[rows] = found.receivers + atom
-        graph.pair_mask[rows] = True
-        graph.total_charge[row] = state.charge
-        graph.spin_multiplicity[row] = state.multiplicity
-        graph.molecule_mask[row] = True
-        if structure.pbc.any():
-            graph.periodic[row] = True
-            graph.shifts[rows] = found.cells @ structure.cell
-        elif count > 1:
-            i, j = np.triu_indices(count, 1)
-            long_rows = slice(long_pair, long_pair + len(i))
-            graph.long_receivers[long_rows] = i + atom
-            graph.long_senders[long_rows] = j + atom
-            graph.long_pair_mask[long_rows] = True
-            long_pair += len(i)
-        atom, pair = atom + count, pair + len(found.senders)
-    return graph
-
-
-def _empty_graph(capacity: Capacity) -> Graph:
-    last = capacity.atoms - 1
-
-    def index(size: int, value: int) -> np.ndarray:
-        return np.full(size, value, np.int32)
-
-    return Graph(
-        atomic_numbers=index(capacity.atoms, 0),
-        positions=np.zeros((capacity.atoms, 3)),
-        molecule_index=index(capacity.atoms, capacity.molecules - 1),
-        atom_mask=np.zeros(capacity.atoms, bool),
-        senders=index(capacity.pairs, last),
-        receivers=index(capacity.pairs, last),
-        shifts=np.zeros((capacity.pairs, 3)),
-        pair_mask=np.zeros(capacity.pairs, bool),
-        long_senders=index(capacity.long_pairs, last),
-        long_receivers=index(capacity.long_pairs, last),
-        long_pair_mask=np.zeros(capacity.long_pairs, bool),
-        total_charge=index(capacity.molecules, 0),
-        spin_multiplicity=index(capacity.molecules, 1),
-        molecule_mask=np.zeros(capacity.molecules, bool),
-        periodic=np.zeros(capacity.molecules, bool),
-    )
+    small = molecule.n_atoms[0] <= ALL_PAIRS_LIMIT and not molecule.periodic[0]
+    return find_pairs(molecule, None if small else cutoff)

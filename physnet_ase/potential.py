@@ -1,25 +1,68 @@
-"""A trained model: what it knows, what it refuses, and its compiled programs."""
+"""A trained model: what it knows, what it refuses, and what it gives."""
 
 import warnings
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 from ase.data import chemical_symbols
 
-from physnet_ase.compilation import LOCK, compile_program
+from physnet_ase.checkpoint import (
+    MODEL_FILE,
+    ModelMetadata,
+    Params,
+    read_model,
+    symbols,
+    write_model,
+)
+from physnet_ase.evaluation import check_properties, evaluate_molecules
 from physnet_ase.graph import Graph
-from physnet_ase.metadata import ModelMetadata, symbols
-from physnet_ase.programs import PROGRAMS
-from physnet_ase.state import ElectronicState, as_state, check_possible
-from physnet_ase.terms import Params
+from physnet_ase.molecules import Molecules, concatenate
+from physnet_ase.neighbors import check_distances, evaluation_pairs, without_vacuum
+from physnet_ase.programs import Programs
+from physnet_ase.state import (
+    ElectronicState,
+    as_state,
+    check_possible,
+    resolve_state,
+)
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 
-def _sized(graph: Graph) -> tuple[Any, ...]:
-    """One array of each length that a graph has."""
-    return graph.positions, graph.senders, graph.long_senders, graph.total_charge
+def pretrained_names() -> list[str]:
+    """Names that :func:`load_potential` accepts besides paths."""
+    folder = resources.files("physnet_ase") / "pretrained"
+    return sorted(
+        item.name for item in folder.iterdir() if (item / MODEL_FILE).is_file()
+    )
+
+
+def load_potential(path_or_name: "str | Path") -> "Potential":
+    """Load a model directory, or a pretrained model by its name.
+
+    Args:
+        path_or_name: A directory with ``model.json`` and ``weights.safetensors``, or
+            one of :func:`pretrained_names`. A directory of that name goes first.
+
+    Raises:
+        FileNotFoundError: No such directory or name, or a file of it is missing.
+        ValueError: A file is damaged, see ``checkpoint.read_model``.
+    """
+    path = Path(path_or_name)
+    if not path.exists():
+        names = pretrained_names()
+        if str(path_or_name) not in names:
+            raise FileNotFoundError(
+                f"no model at {str(path_or_name)!r}: neither a directory nor a "
+                f"pretrained model; pretrained: {', '.join(names) or 'none'}"
+            )
+        bundled = resources.files("physnet_ase") / "pretrained" / str(path_or_name)
+        path = Path(str(bundled))
+    return Potential(*read_model(path), path=path)
 
 
 class Potential:
@@ -38,37 +81,17 @@ class Potential:
     ) -> None:
         self.metadata = metadata
         self.config = metadata.config
-        self.dtype = np.dtype(dtype)
-        if self.dtype not in (np.dtype("float32"), np.dtype("float64")):
-            raise ValueError(f"dtype must be float32 or float64, got {self.dtype}")
-        self.params = jax.tree.map(lambda x: np.asarray(x, self.dtype), params)
         self.path = path
+        self.programs = Programs(metadata.config, params, dtype)
+        self.references = metadata.references
         self.elements = metadata.elements
         self.states = tuple(record.state for record in metadata.states)
         self._twins: dict[np.dtype[Any], Potential] = {self.dtype: self}
-        self._reset()
+        self._said_periodic = False
 
-    def _reset(self) -> None:
-        self._compiled: dict[tuple[Any, ...], Any] = {}
-        self._device_params: Any = None
-        table = np.full(len(chemical_symbols), np.nan)
-        for symbol, energy in self.metadata.element_energies.items():
-            table[chemical_symbols.index(symbol)] = energy
-        self._element_energies = table
-        self._state_energies = {
-            record.state: record.reference_energy for record in self.metadata.states
-        }
-
-    def __getstate__(self) -> dict[str, Any]:
+    def __reduce__(self) -> tuple[Any, ...]:
         """Leave compiled code behind when copied to another process."""
-        keys = ("metadata", "config", "dtype", "params", "path", "elements", "states")
-        return {key: self.__dict__[key] for key in keys}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore, ready to compile again."""
-        self.__dict__.update(state)
-        self._twins = {self.dtype: self}
-        self._reset()
+        return _rebuilt, (self.metadata, self.params, self.dtype.name, self.path)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Potential":
         """Return itself: nothing in it changes."""
@@ -77,6 +100,16 @@ class Potential:
     def __repr__(self) -> str:
         name = self.metadata.name or "untitled"
         return f"Potential({name!r}, elements={symbols(self.elements)}, {self.dtype})"
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Precision of the network; references and sums are float64."""
+        return self.programs.dtype
+
+    @property
+    def params(self) -> Params:
+        """Weights as NumPy arrays."""
+        return self.programs.params
 
     def astype(self, dtype: Any) -> "Potential":
         """Return this potential computing in ``dtype`` ("float32" or "float64")."""
@@ -90,43 +123,42 @@ class Potential:
     @property
     def num_compilations(self) -> int:
         """Compiled programs so far, one per kind of result and size class."""
-        return sum(len(twin._compiled) for twin in self._twins.values())
+        return sum(len(twin.programs) for twin in self._twins.values())
 
     def save(self, path: "str | Path") -> Path:
         """Write ``model.json`` and ``weights.safetensors`` into the folder ``path``."""
-        from physnet_ase.checkpoint import save_potential
-
-        return save_potential(self, path)
+        return write_model(path, self.metadata, self.params)
 
     def reference_energy(self, numbers: Any, state: Any) -> float:
         """E_ref = Σ e[Z] + c[Q, M] in eV, float64; per-atom energies share c evenly."""
-        return float(np.sum(self.reference_energies(numbers, state)))
+        return float(np.sum(self.references.of_atoms(numbers, as_state(state))))
 
-    def reference_energies(self, numbers: Any, state: Any) -> np.ndarray:
-        """Per-atom references in eV, shape (atoms,), float64."""
-        numbers = np.asarray(numbers)
-        constant = self._state_constant(as_state(state))
-        return self._element_energies[numbers] + constant / len(numbers)
-
-    def _state_constant(self, state: ElectronicState) -> float:
-        """c of the state, or of the seen state nearest in spin at the same charge."""
-        if state in self._state_energies:
-            return self._state_energies[state]
-        near = [seen for seen in self.states if seen.charge == state.charge]
-        if not near:
-            return 0.0
-        closest = min(near, key=lambda s: abs(s.multiplicity - state.multiplicity))
-        return self._state_energies[closest]
+    def run(self, graph: Graph, kind: str) -> dict[str, Any]:
+        """Run one compiled program on a padded graph, see ``programs.Programs.run``."""
+        return self.programs.run(graph, kind)
 
     def check(
-        self, numbers: Any, state: ElectronicState, *, allow_unseen_states: bool = False
+        self,
+        numbers: Any,
+        state: ElectronicState,
+        *,
+        allow_unseen_states: bool = False,
+        periodic: bool = False,
     ) -> None:
         """Raise unless these atoms in this state are what the model was trained on.
+
+        Args:
+            numbers: Atomic numbers.
+            state: Charge and multiplicity.
+            allow_unseen_states: Warn about a state inside the ranges of the model.
+            periodic: They have periodic images: said once where none was seen.
 
         Raises:
             ValueError: An element or a state the model has not seen, a state outside
                 its ranges, or one that is physically impossible.
         """
+        if periodic and self.metadata.periodic_structures == 0:
+            self._say_periodic()
         numbers = np.asarray(numbers)
         unknown = ~np.isin(numbers, self.elements)
         if unknown.any():
@@ -137,7 +169,7 @@ class Potential:
                 "element"
             )
         check_possible(numbers, state)
-        if state in self._state_energies:
+        if state in self.states:
             return
         seen = "; ".join(str(s) for s in sorted(self.states))
         low, high = self.config.charge_range
@@ -163,54 +195,20 @@ class Potential:
             stacklevel=3,
         )
 
-    def prepare(self, graph: Graph) -> Graph:
-        """Copy a graph to the device in this potential's dtype, for repeated use."""
-        with jax.enable_x64(self.dtype == np.float64):
-            return jax.device_put(self._cast(graph))
-
-    def run(self, graph: Graph, kind: str) -> dict[str, Any]:
-        """Run one compiled program on a padded graph; JAX arrays without references.
-
-        Args:
-            graph: NumPy graph, cast to the potential's dtype, or a prepared one.
-            kind: "terms", "forces", "stress" (adds the virial), "hessian" or
-                "dipole_derivatives".
-        """
-        with jax.enable_x64(self.dtype == np.float64):
-            graph = self._cast(graph)
-            sizes = (kind, *(array.shape[0] for array in _sized(graph)))
-            program = self._compiled.get(sizes) or self._compile(sizes, graph)
-            return program(self._device_params, graph)
-
-    def _cast(self, graph: Graph) -> Graph:
-        floats = {
-            name: array if array.dtype == self.dtype else np.asarray(array, self.dtype)
-            for name, array in (
-                ("positions", graph.positions),
-                ("shifts", graph.shifts),
-            )
-        }
-        return graph._replace(**floats, labels=None)
-
-    def _compile(self, sizes: tuple[Any, ...], graph: Graph) -> Any:
-        """Compile the program of one kind and size class, once for all threads."""
-        compute, config = PROGRAMS[sizes[0]], self.config
-
-        def program(params: Params, graph: Graph) -> dict[str, Any]:
-            return compute(config, params, graph)
-
-        program.__name__ = f"physnet_{sizes[0]}"  # seen in profiles, names files
-        with LOCK:
-            if self._device_params is None:
-                self._device_params = jax.device_put(self.params)
-            if sizes not in self._compiled:
-                lowered = jax.jit(program).lower(self._device_params, graph)
-                self._compiled[sizes] = compile_program(lowered, program.__name__)
-            return self._compiled[sizes]
+    def _say_periodic(self) -> None:
+        if any(twin._said_periodic for twin in self._twins.values()):
+            return
+        self._said_periodic = True
+        warnings.warn(
+            f"the model {self.metadata.name!r} was not trained on periodic structures; "
+            "what it says of a condensed phase is an extrapolation",
+            UserWarning,
+            stacklevel=4,
+        )
 
     def evaluate(
         self,
-        atoms: Any,
+        atoms: "Atoms | Sequence[Atoms]",
         states: Sequence[Any] | None = None,
         properties: Sequence[str] = ("energy", "forces"),
         dtype: Any = None,
@@ -238,13 +236,64 @@ class Potential:
         Raises:
             ValueError: Unknown property, element or state, or a bad structure.
         """
-        from physnet_ase.batch_evaluation import evaluate
-
+        single = hasattr(atoms, "positions")
+        several: list[Any] = [atoms] if single else list(atoms)
+        chosen = None if states is None else _listed(states)
+        jobs, pairs, pbc = [], [], []
+        for index, one in enumerate(several):
+            try:
+                for state in chosen or [resolve_state(one)]:
+                    job = Molecules.from_atoms([one], [state])
+                    pbc.append(job.values["pbc"][0])
+                    jobs.append(without_vacuum(job, self.config.cutoff))
+                    self.check(
+                        one.numbers,
+                        state,
+                        allow_unseen_states=allow_unseen_states,
+                        periodic=bool(jobs[-1].periodic[0]),
+                    )
+                found = evaluation_pairs(jobs[-1], self.config.cutoff)
+                check_distances(jobs[-1], found)
+                pairs += [found] * len(chosen or [None])
+            except ValueError as error:
+                if single:
+                    raise
+                raise ValueError(f"structure {index}: {error}") from error
+        if not jobs:
+            return []
         potential = self if dtype is None else self.astype(dtype)
-        return evaluate(
-            potential,
-            atoms,
-            states,
+        molecules = concatenate(jobs)
+        molecules.rows[:] = np.repeat(np.arange(len(several)), len(chosen or [None]))
+        wanted = check_properties(
             properties,
-            allow_unseen_states=allow_unseen_states,
+            np.array(pbc),
+            molecules.periodic,
+            spins=self.config.spin_populations,
         )
+        flat = evaluate_molecules(
+            potential.programs, self.references, molecules, pairs, wanted
+        )
+        if chosen is None:
+            return flat[0] if single else flat
+        width = len(chosen)
+        rows = [flat[i * width : (i + 1) * width] for i in range(len(several))]
+        return rows[0] if single else rows
+
+
+def _rebuilt(
+    metadata: ModelMetadata, params: Params, dtype: str, path: Any
+) -> Potential:
+    return Potential(metadata, params, dtype, path=path)
+
+
+def _listed(states: Any) -> list[ElectronicState]:
+    try:
+        listed = [as_state(state) for state in states]
+    except TypeError:  # a single state, or entries that are no pairs
+        listed = []
+    if not listed:
+        raise ValueError(
+            "states must be a non-empty list of states, each an ElectronicState or "
+            f"(charge, multiplicity), got {states!r}"
+        )
+    return listed

@@ -4,7 +4,7 @@ Readers, the packed dataset, the loader, the loss, the evaluation and the calcul
 look names, shapes and units up here. A new label is one more entry.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -34,8 +34,8 @@ class Quantity:
         loss_weight: Default weight in the loss; None: stored but never trained.
         loss_note: What the weight counts per, for the settings page.
         needs: Field of ``ModelConfig`` that must be true for a model to predict it.
-        predict: For labels that are no output of the network: (terms, graph) -> array,
-            of JAX arrays, as :func:`dipoles`.
+        predict: For labels that a program does not give under their name: (outputs of
+            a program, graph) -> array, as :func:`dipoles`.
         ase_name: Property of an ASE calculator that holds it.
     """
 
@@ -52,7 +52,7 @@ class Quantity:
     loss_weight: float | None = None
     loss_note: str = ""
     needs: str = ""
-    predict: Callable[[Any, Any], Any] | None = None
+    predict: Callable[[Mapping[str, Any], Any], Any] | None = None
     ase_name: str = ""
 
     @property
@@ -79,16 +79,36 @@ class Quantity:
         return (num_atoms if self.per_atom else num_molecules, *self.shape)
 
 
-def dipoles(terms: Any, graph: Any) -> Any:
-    """Σ q_i R_i of every molecule about the coordinate origin, in e·Å."""
+def _molecule_sums(per_atom: Any, graph: Any) -> Any:
     import jax  # readers of the table need no JAX
 
     return jax.ops.segment_sum(
-        terms.charges[:, None] * graph.positions,
+        per_atom,
         graph.molecule_index,
         graph.total_charge.shape[0],
         indices_are_sorted=True,
     )
+
+
+def molecule_energies(outputs: Mapping[str, Any], graph: Any) -> Any:
+    """Sums of the atoms' energies, in eV without references."""
+    return _molecule_sums(outputs["energies"], graph)
+
+
+def dipoles(outputs: Mapping[str, Any], graph: Any) -> Any:
+    """Σ q_i R_i of every molecule about the coordinate origin, in e·Å."""
+    return _molecule_sums(outputs["charges"][:, None] * graph.positions, graph)
+
+
+def voigt_stresses(outputs: Mapping[str, Any], graph: Any) -> Any:
+    """Virials over volumes in ASE's order (xx, yy, zz, yz, xz, xy); 0 without a cell."""
+    import jax.numpy as jnp
+
+    volume = jnp.abs(jnp.linalg.det(graph.cell))
+    known = volume > 0.0
+    stress = outputs["virial"] / jnp.where(known, volume, 1.0)[:, None, None]
+    rows, columns = jnp.array([0, 1, 2, 1, 0, 0]), jnp.array([0, 1, 2, 2, 2, 1])
+    return jnp.where(known[:, None], stress[:, rows, columns], 0.0)
 
 
 _TABLE = (
@@ -142,6 +162,7 @@ _TABLE = (
         aliases=("energy", "E", "energies", "total_energy", "free_energy", "ePBE0+MBD"),
         loss_weight=10.0,
         loss_note="per eV",
+        predict=molecule_energies,
         ase_name="energy",
     ),
     Quantity(
@@ -211,7 +232,8 @@ _TABLE = (
         unit="eV/angstrom^3",
         aliases=("stress",),
         loss_weight=100.0,
-        loss_note="per eV/Å³; periodic molecules only",
+        loss_note="per eV/Å³; molecules with a cell only",
+        predict=voigt_stresses,
         ase_name="stress",
     ),
     Quantity(

@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from physnet_ase.graph import Graph
 from physnet_ase.molecules import Molecules
 from physnet_ase.state import ElectronicState
 
@@ -92,6 +93,25 @@ class References:
         """
         total = np.bincount(owner, self._table[numbers], minlength=len(charge))
         return total + self.constants(charge, spin)
+
+    def without(self, graph: Graph) -> Graph:
+        """The graph with references taken off its energy labels, now float32-safe.
+
+        Raises:
+            ValueError: The graph has no labels.
+        """
+        if graph.labels is None:
+            raise ValueError("the graph has no labels; use PackedMemmapLoader.graphs()")
+        labels = dict(graph.labels.values)
+        if "energy" in labels:
+            total = self.of_molecules(
+                graph.atomic_numbers,
+                graph.molecule_index,
+                graph.total_charge,
+                graph.spin_multiplicity,
+            )
+            labels["energy"] = (labels["energy"] - total).astype(np.float32)
+        return graph._replace(labels=graph.labels._replace(values=labels))
 
     @classmethod
     def fit(

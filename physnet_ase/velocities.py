@@ -5,6 +5,8 @@ from ase import Atoms
 
 from physnet_ase.units import BOLTZMANN
 
+AT_REST = 1e-6
+"""Share of all momenta below which a total or angular momentum counts as zero."""
 LINEAR = 1e-6
 """A moment of inertia below this share of the largest belongs to a molecule's axis."""
 
@@ -34,17 +36,37 @@ def thermal_momenta(
     return masses * velocities * (np.sqrt(wanted / kinetic) if wanted > 0 else 0.0)
 
 
-def degrees_of_freedom(atoms: Atoms, ensemble: str) -> int:
+def degrees_of_freedom(
+    atoms: Atoms, ensemble: str, momenta: np.ndarray | None = None
+) -> int:
     """Number of quadratic terms in the kinetic energy that the motion can reach.
 
-    3N for Langevin dynamics, which kicks every atom; 3N - 3 in periodic cells; in open
-    systems less the rotations, whose angular momentum stays zero.
+    3N for Langevin dynamics, which kicks every atom. Elsewhere less the three of the
+    total momentum and, in open systems, those of the angular momentum, as long as these
+    are zero: what is conserved then holds no heat.
+
+    Args:
+        atoms: Masses, positions, periodic directions.
+        ensemble: As ``simulate.run`` names it.
+        momenta: (N, 3) initial ones; None: without total and angular momentum.
     """
+    free = 3 * len(atoms)
     if ensemble == "nvt-langevin":
-        return 3 * len(atoms)
+        return free
+    if momenta is None:
+        momenta = np.zeros((len(atoms), 3))
+    size = float(np.sum(np.abs(momenta)))
+    if np.abs(momenta.sum(axis=0)).max() <= AT_REST * size:
+        free -= 3
     if atoms.pbc.any():
-        return 3 * len(atoms) - 3
-    return 3 * len(atoms) - 3 - int(np.linalg.matrix_rank(_inertia(atoms), rtol=LINEAR))
+        return free
+    arms = atoms.positions - atoms.get_center_of_mass()
+    velocity = momenta.sum(axis=0) / np.sum(atoms.get_masses())
+    own = momenta - atoms.get_masses()[:, None] * velocity
+    angular = np.sum(np.cross(arms, own), axis=0)
+    if np.abs(angular).max() <= AT_REST * size * max(1.0, float(np.abs(arms).max())):
+        free -= int(np.linalg.matrix_rank(_inertia(atoms), rtol=LINEAR))
+    return free
 
 
 def _inertia(atoms: Atoms) -> np.ndarray:

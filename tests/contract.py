@@ -22,12 +22,12 @@ from structures import (
 )
 
 from physnet_ase.config import ModelConfig
-from physnet_ase.graph import Graph
-from physnet_ase.neighbors import Capacity, Structure, build_graph, find_pairs
+from physnet_ase.energy import AtomicTerms, graph_terms, terms_and_forces
+from physnet_ase.graph import Capacity, Graph, build_graph, centred
+from physnet_ase.molecules import Molecules
+from physnet_ase.neighbors import find_pairs
 from physnet_ase.potential import Potential
-from physnet_ase.programs import terms_and_forces
 from physnet_ase.state import as_state
-from physnet_ase.terms import AtomicTerms, molecule_energies
 from physnet_ase.untrained import untrained_potential
 
 STATES = ((0, 1), (1, 2), (-1, 2), (0, 3))
@@ -42,10 +42,10 @@ TOLERANCES = {
 
 def graph_of(potential: Potential, molecules: Any, capacity: Capacity) -> Graph:
     """Molecules, each with its state, as the potential would see them."""
-    structures = [Structure.from_atoms(atoms) for atoms, _ in molecules]
     states = [as_state(state) for _, state in molecules]
-    pairs = [find_pairs(s, potential.config.cutoff) for s in structures]
-    return build_graph(structures, states, pairs, capacity=capacity)
+    batch = Molecules.from_atoms([atoms for atoms, _ in molecules], states)
+    pairs = find_pairs(batch, potential.config.cutoff)
+    return build_graph(centred(batch), pairs, capacity)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -55,7 +55,7 @@ def probe(
     """Gradient of Σ weights·energies by the positions, and the terms."""
 
     def energy(positions: jax.Array) -> tuple[jax.Array, AtomicTerms]:
-        terms = molecule_energies(config, params, graph, positions)[1]
+        terms = graph_terms(config, params, graph, positions)
         return jnp.sum(weights * terms.energies), terms
 
     return jax.grad(energy, has_aux=True)(graph.positions)

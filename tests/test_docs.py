@@ -7,7 +7,10 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from physnet_training.config import (
+from physnet_ase.dynamics import SimulationSettings
+from physnet_training.loading.loader import PackedMemmapLoader
+from physnet_training.sources.keys import key_table
+from physnet_training.train.recipe import (
     DataConfig,
     LossConfig,
     OptimizerConfig,
@@ -15,12 +18,9 @@ from physnet_training.config import (
     SamplingConfig,
     SplitConfig,
 )
-from physnet_training.loader import PackedMemmapLoader
-from physnet_training.sources.keys import key_table
 
 from physnet_ase.calculator import PhysNetCalculator
 from physnet_ase.config import PRESETS, ModelConfig
-from physnet_ase.dynamics import SimulationSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

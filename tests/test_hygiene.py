@@ -129,7 +129,7 @@ def test_imports_change_no_jax_config_and_start_no_backend():
         "from jax._src import xla_bridge\n"
         "before = dict(jax.config.values)\n"
         "import physnet_ase.potential, physnet_ase.calculator, physnet_ase.cli\n"
-        "import physnet_training.trainer, physnet_training.cli\n"
+        "import physnet_training.train.trainer, physnet_training.cli\n"
         "changed = {k for k, v in jax.config.values.items()\n"
         "           if k in before and before[k] != v}\n"
         "assert not changed, changed\n"

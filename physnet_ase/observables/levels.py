@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from ase import Atoms
 
-from physnet_ase.batch import Result
 from physnet_ase.calculator import PhysNetCalculator
+from physnet_ase.evaluation import Result
 from physnet_ase.observables.results import Kind, State
 from physnet_ase.state import ElectronicState, as_state, is_possible, signed, with_state
 

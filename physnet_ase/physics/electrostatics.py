@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
+from physnet_ase.config import ModelConfig
 from physnet_ase.graph import Graph
 from physnet_ase.network.radial import smooth_cutoff
+from physnet_ase.physics.surroundings import Surroundings
 from physnet_ase.units import COULOMB_CONSTANT
 
 
@@ -63,3 +65,24 @@ def coulomb_energies(
     half = 0.5 * COULOMB_CONSTANT * charges[senders] * charges[receivers] * inverse
     energies = jnp.zeros_like(charges)
     return energies.at[senders].add(half).at[receivers].add(half)
+
+
+def electrostatic_energies(
+    config: ModelConfig, around: Surroundings
+) -> Float[Array, " atoms"]:
+    """Coulomb energy of the predicted charges in eV: all pairs of open molecules.
+
+    In periodic cells, the pairs within the cutoff, force-shifted.
+    """
+    graph, cutoff = around.graph, config.cutoff
+    inverse = damped_inverse(around.long_distances, cutoff)
+    inverse = jnp.where(graph.long_pair_mask, inverse, 0.0)
+    energies = coulomb_energies(
+        around.charges, inverse, graph.long_senders, graph.long_receivers
+    )
+    periodic = graph.periodic[graph.molecule_index][graph.receivers]
+    inverse = 0.5 * shifted_inverse(around.distances, cutoff)
+    inverse = jnp.where(graph.pair_mask & periodic, inverse, 0.0)
+    return energies + coulomb_energies(
+        around.charges, inverse, graph.senders, graph.receivers
+    )

@@ -1,9 +1,12 @@
 """Short-range nuclear repulsion."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from physnet_ase.config import ModelConfig
 from physnet_ase.network.radial import smooth_cutoff
+from physnet_ase.physics.surroundings import Surroundings
 from physnet_ase.units import BOHR, COULOMB_CONSTANT
 
 _AMPLITUDES = (0.18175, 0.50986, 0.28022, 0.02817)
@@ -41,4 +44,24 @@ def zbl_energy(
         / distance
         * screening
         * smooth_cutoff(distance, cutoff)
+    )
+
+
+def repulsion_energies(
+    config: ModelConfig, around: Surroundings
+) -> Float[Array, " atoms"]:
+    """ZBL energy of each atom in eV, half of each of its pairs."""
+    graph = around.graph
+    numbers = jnp.maximum(graph.atomic_numbers, 1)
+    pair = 0.5 * zbl_energy(
+        around.distances,
+        numbers[graph.senders],
+        numbers[graph.receivers],
+        config.cutoff,
+    )
+    return jax.ops.segment_sum(
+        jnp.where(graph.pair_mask, pair, 0.0),
+        graph.receivers,
+        around.charges.shape[0],
+        indices_are_sorted=True,
     )

@@ -6,8 +6,8 @@ from ase import Atoms
 from ase.build import molecule
 
 from physnet_ase import PhysNetCalculator, untrained_potential
-from physnet_ase.batch import Batch
 from physnet_ase.config import ModelConfig
+from physnet_ase.evaluation import Batch
 
 TINY = ModelConfig(num_features=8, num_radial=8, num_blocks=1, cutoff=5.0)
 STATES = ((0, 1), (1, 2), (-1, 2), (0, 3), (1, 4))

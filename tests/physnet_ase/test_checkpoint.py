@@ -11,10 +11,9 @@ from safetensors.numpy import load_file, save_file
 
 import physnet_ase
 from physnet_ase import load_potential
-from physnet_ase.checkpoint import pretrained_names
+from physnet_ase.checkpoint import ModelMetadata, StateRecord
 from physnet_ase.config import ModelConfig
-from physnet_ase.metadata import ModelMetadata, StateRecord
-from physnet_ase.potential import Potential
+from physnet_ase.potential import Potential, pretrained_names
 from physnet_ase.untrained import untrained_potential
 
 TINY = ModelConfig(num_features=8, num_radial=4, num_blocks=2, cutoff=3.0)
@@ -152,7 +151,10 @@ def test_truncated_json_is_refused(model):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"schema_version": 2}, r"schema_version 2, this package reads up to 1; inst"),
+        (
+            {"schema_version": 2},
+            r"schema_version 2, this package reads 1; install a newer",
+        ),
         ({"schema_version": None}, "has no schema_version; it is not a model of"),
         ({"element_energies": {}}, "key 'element_energies': .*element symbols"),
         ({"element_energies": {"Xq": 1.0}}, r"got \['Xq'\]"),

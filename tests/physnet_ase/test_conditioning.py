@@ -8,7 +8,9 @@ from ase import Atoms
 from ase.build import molecule
 
 from physnet_ase.config import ModelConfig
-from physnet_ase.neighbors import Capacity, Structure, build_graph, find_pairs
+from physnet_ase.graph import Capacity, build_graph, centred
+from physnet_ase.molecules import Molecules
+from physnet_ase.neighbors import find_pairs
 from physnet_ase.network.conditioning import (
     QueryScore,
     StateConditioning,
@@ -24,15 +26,16 @@ SIZES = {"num_features": 8, "charge_embedding_size": 3, "spin_embedding_size": 5
 def conditioning_graph():
     """Methane in four states, and a lone oxygen; a filler row and pads at the end."""
     atoms = [molecule("CH4")] * 4 + [Atoms("O")]
-    structures = [Structure.from_atoms(one) for one in atoms]
     states = [as_state(state) for state in [*STATES, (1, 2)]]
-    pairs = [find_pairs(s, 3.0) for s in structures]
-    graph = build_graph(structures, states, pairs, capacity=Capacity(7, 25, 90, 50))
+    molecules = Molecules.from_atoms(atoms, states)
+    capacity = Capacity(7, 25, 90, 50)
+    graph = build_graph(centred(molecules), find_pairs(molecules, 3.0), capacity)
     return jax.tree.map(
         lambda x: jnp.asarray(np.asarray(x)),
         graph._replace(
             positions=graph.positions.astype(np.float32),
             shifts=graph.shifts.astype(np.float32),
+            cell=graph.cell.astype(np.float32),
         ),
     )
 

@@ -7,7 +7,9 @@ import pytest
 from ase import Atoms
 
 from physnet_ase.config import ModelConfig
-from physnet_ase.neighbors import Structure, build_graph, find_pairs
+from physnet_ase.graph import build_graph, centred
+from physnet_ase.molecules import Molecules
+from physnet_ase.neighbors import find_pairs
 from physnet_ase.network.interaction import degree_components, shifted_softplus
 from physnet_ase.network.radial import RadialBasis, initial_centers, smooth_cutoff
 from physnet_ase.state import ElectronicState
@@ -126,8 +128,7 @@ def test_nonhierarchicality_compares_blocks_by_their_squares():
     potential = untrained_potential(config, (1, 8), seed=2)
     heads = [potential.params[f"output_{b}"]["head"]["kernel"] for b in (0, 1)]
     heads[1][:, 0] = 0.0  # the second block adds no energy: perfectly hierarchical
-    structure = Structure.from_atoms(Atoms("OH", [[0, 0, 0], [0, 0, 1.0]]))
-    graph = build_graph(
-        [structure], [ElectronicState(0, 2)], [find_pairs(structure, 2.0)]
-    )
+    atoms = Atoms("OH", [[0, 0, 0], [0, 0, 1.0]])
+    radical = Molecules.from_atoms([atoms], [ElectronicState(0, 2)])
+    graph = build_graph(centred(radical), find_pairs(radical, 2.0))
     assert not np.asarray(potential.run(graph, "terms")["nonhierarchicality"]).any()

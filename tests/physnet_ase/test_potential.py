@@ -11,8 +11,8 @@ from ase.build import molecule
 from structures import formaldehyde
 
 from physnet_ase import ElectronicState
+from physnet_ase.checkpoint import ModelMetadata, StateRecord
 from physnet_ase.config import ModelConfig
-from physnet_ase.metadata import ModelMetadata, StateRecord
 from physnet_ase.potential import Potential
 from physnet_ase.untrained import untrained_potential
 

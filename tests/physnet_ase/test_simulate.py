@@ -13,7 +13,7 @@ from jax_md import space
 
 from physnet_ase import simulate, untrained_potential
 from physnet_ase.config import ModelConfig
-from physnet_ase.dynamics import SimulationSettings
+from physnet_ase.simulate.ensembles import make_integrator
 from physnet_ase.velocities import degrees_of_freedom
 
 CONFIG = ModelConfig(
@@ -39,8 +39,8 @@ def test_harmonic_oscillator_has_its_period_in_fs():
     = 6.4386 fs.
     """
     mass, stiffness, timestep_fs = 12.0, 30.0, 0.25
-    settings = SimulationSettings(timestep_fs=timestep_fs)
-    init_fn, step_fn = simulate.make_integrator(
+    settings = simulate.SimulationSettings(timestep_fs=timestep_fs)
+    init_fn, step_fn = make_integrator(
         settings,
         lambda position, **_: 0.5 * stiffness * jnp.sum(position**2),
         space.free()[1],

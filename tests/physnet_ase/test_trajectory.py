@@ -8,12 +8,8 @@ from ase.io import read
 
 from physnet_ase import simulate, untrained_potential
 from physnet_ase.config import ModelConfig
-from physnet_ase.trajectory import (
-    TrajectoryWriter,
-    energy_drift,
-    load_checkpoint,
-    save_checkpoint,
-)
+from physnet_ase.simulate.restart import load_checkpoint, save_checkpoint
+from physnet_ase.simulate.trajectory import TrajectoryWriter, energy_drift
 from physnet_ase.units import BOLTZMANN
 from physnet_ase.velocities import degrees_of_freedom, thermal_momenta
 

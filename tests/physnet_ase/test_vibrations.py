@@ -51,7 +51,7 @@ def test_dipole_derivatives_of_a_batch_are_those_of_the_dipole(charge):
 
 
 def test_dipole_derivatives_of_a_periodic_cell_are_refused():
-    atoms = molecule("H2O", vacuum=3.0, pbc=True)
+    atoms = molecule("H2O", vacuum=1.0, pbc=True)
     with pytest.raises(ValueError, match="no meaning along periodic directions"):
         POTENTIAL.evaluate(atoms, properties=("dipole_derivatives",))
 

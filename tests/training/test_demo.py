@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 from physnet_training import demo, gap_report
 from physnet_training.convert import convert
-from physnet_training.ladders import Ladder, find_ladders, frames_by_energy
 from physnet_training.packed import PackedDataset
-from physnet_training.splits import Split
+from physnet_training.train.gaps import Ladder, find_ladders, frames_by_energy
+from physnet_training.train.split import Split
 from rich.console import Console
 
-from physnet_ase.checkpoint import load_potential
-from physnet_ase.potential import Potential
+from physnet_ase.potential import Potential, load_potential
 
 DATA = Path(__file__).parents[2] / "training" / "data" / "states_dft"
 

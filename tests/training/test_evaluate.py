@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from physnet_training.convert import convert
-from physnet_training.evaluate import ErrorSums, Predictions, evaluate_potential
-from physnet_training.ladders import compare_gaps, find_ladders, gap_errors
-from physnet_training.loader import PackedMemmapLoader
+from physnet_training.loading.loader import PackedMemmapLoader
 from physnet_training.packed import PackedDataset
+from physnet_training.train.evaluate import ErrorSums, Predictions, evaluate_potential
+from physnet_training.train.gaps import compare_gaps, find_ladders, gap_errors
 
 from physnet_ase.config import ModelConfig
 from physnet_ase.potential import Potential

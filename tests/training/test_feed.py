@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from physnet_training import PackedMemmapLoader
-from physnet_training.loading.feed import Feed
+from physnet_training.loading.prefetch import Feed
 
 SIZES = tuple(np.random.default_rng(2).integers(1, 9, 37).tolist())
 

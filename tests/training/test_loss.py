@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from physnet_training.config import LossConfig
-from physnet_training.loss import masked_mean, penalty, total_loss
+from physnet_training.train.loss import masked_mean, penalty, total_loss
+from physnet_training.train.recipe import LossConfig
 
 NAN = float("nan")
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from physnet_training.loading.order import hash_uniform
 from physnet_training.packed import PackedDataset, PackedWriter
-from physnet_training.splits import (
+from physnet_training.train.split import (
     Split,
     geometry_split,
     group_indices,

@@ -60,7 +60,7 @@ def test_convert_train_evaluate_inspect(packed: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_shipped_recipes_are_valid(recipe: Path) -> None:
-    from physnet_training.config import load_recipe
+    from physnet_training.train.recipe import load_recipe
 
     loaded = load_recipe(recipe)
     assert loaded.name

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from physnet_training.config import Recipe, recipe_from
 from physnet_training.convert import convert
 from physnet_training.packed import PackedDataset
-from physnet_training.run import train
-from physnet_training.splits import SPLIT_FILE, Split
-from physnet_training.trainer import Trainer, prepare, reopen
+from physnet_training.train.recipe import Recipe, recipe_from
+from physnet_training.train.run import train
+from physnet_training.train.split import SPLIT_FILE, Split
+from physnet_training.train.trainer import Trainer, prepare, reopen
 
-from physnet_ase.checkpoint import load_potential
+from physnet_ase.potential import load_potential
 
 DATA = Path(__file__).parents[2] / "training" / "data" / "states_dft"
 TINY = {

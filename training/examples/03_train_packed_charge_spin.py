@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from ase.build import molecule
 from physnet_training import PackedMemmapLoader
-from physnet_training.config import recipe_from
 from physnet_training.convert import convert
-from physnet_training.evaluate import evaluate_potential
 from physnet_training.packed import PackedDataset
-from physnet_training.trainer import Progress, prepare
+from physnet_training.train.evaluate import evaluate_potential
+from physnet_training.train.recipe import recipe_from
+from physnet_training.train.trainer import Progress, prepare
 
 from physnet_ase import PhysNetCalculator, ionization_energy, load_potential
 

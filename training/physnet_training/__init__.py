@@ -1,4 +1,4 @@
 """Make a potential: datasets, training, evaluation. Reading needs no JAX."""
 
-from physnet_training.loader import PackedMemmapLoader as PackedMemmapLoader
-from physnet_training.loader import split_loader as split_loader
+from physnet_training.loading.loader import PackedMemmapLoader as PackedMemmapLoader
+from physnet_training.loading.loader import split_loader as split_loader

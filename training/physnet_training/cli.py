@@ -43,9 +43,9 @@ def train(
     assume_multiplicity: AssumeMultiplicity = None,
 ) -> None:
     """Train a recipe; the run's folder gets the model, errors and pictures."""
-    from physnet_training.config import load_recipe
-    from physnet_training.run import open_data, with_overrides
-    from physnet_training.trainer import prepare
+    from physnet_training.train.recipe import load_recipe
+    from physnet_training.train.run import open_data, with_overrides
+    from physnet_training.train.trainer import check_new, exclusive, prepare
 
     chosen = with_overrides(
         load_recipe(recipe),
@@ -53,26 +53,31 @@ def train(
         steps=steps,
         assume_multiplicity=check_lowest(assume_multiplicity),
     )
-    dataset = open_data(chosen, out)
-    _finish(prepare(chosen, dataset, out))
+    check_new(out)
+    with exclusive(out):
+        dataset = open_data(chosen, out)
+        _finish(prepare(chosen, dataset, out))
 
 
 @app.command()
 @_plain
 def resume(run: Annotated[Path, typer.Argument(help="Folder of the run.")]) -> None:
     """Continue an interrupted run exactly where its last stored state was."""
-    from physnet_training.trainer import reopen
+    from physnet_training.train.trainer import exclusive, reopen
 
-    trainer = reopen(run)
-    typer.echo(f"resuming {run} at step {int(trainer.state.step)}")
-    _finish(trainer)
+    if not run.is_dir():
+        raise FileNotFoundError(f"{run} is no folder; name the folder of a run")
+    with exclusive(run):
+        trainer = reopen(run)
+        typer.echo(f"resuming {run} at step {int(trainer.state.step)}")
+        _finish(trainer)
 
 
 def _finish(trainer: Any) -> None:
     from rich.console import Console
 
-    from physnet_training.display import TrainingBar, data_line, error_table
-    from physnet_training.run import finish
+    from physnet_training.train.display import TrainingBar, data_line, error_table
+    from physnet_training.train.run import finish
 
     console = Console()
     split, out = trainer.split, trainer.out
@@ -104,12 +109,12 @@ def evaluate(
     """Errors of a model on a packed dataset, per charge and multiplicity."""
     from rich.console import Console
 
-    from physnet_ase.checkpoint import load_potential
-    from physnet_training.display import error_table
-    from physnet_training.evaluate import evaluate_potential
-    from physnet_training.loader import PackedMemmapLoader
+    from physnet_ase.potential import load_potential
+    from physnet_training.loading.loader import PackedMemmapLoader
     from physnet_training.packed import PackedDataset
-    from physnet_training.plots import plot_parity
+    from physnet_training.train.display import error_table
+    from physnet_training.train.evaluate import evaluate_potential
+    from physnet_training.train.plots import plot_parity
 
     potential = load_potential(model)
     packed = PackedDataset.open(

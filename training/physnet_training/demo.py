@@ -18,17 +18,23 @@ from ase import Atoms
 from rich.console import Console
 
 from physnet_ase.calculator import PhysNetCalculator
-from physnet_ase.checkpoint import load_potential
 from physnet_ase.observables.relaxation import Relaxation, relax
-from physnet_ase.potential import Potential
+from physnet_ase.potential import Potential, load_potential
 from physnet_ase.state import ElectronicState
-from physnet_training.config import load_recipe
-from physnet_training.display import TrainingBar, error_table
-from physnet_training.gap_report import compare, gap_rows, gap_table, summary_table
-from physnet_training.ladders import Ladder, find_ladders, frames_by_energy
-from physnet_training.run import finish, open_data, with_overrides
-from physnet_training.splits import SPLIT_FILE, Split
-from physnet_training.trainer import prepare
+from physnet_training.train.display import TrainingBar, error_table
+from physnet_training.train.gaps import (
+    Ladder,
+    compare,
+    find_ladders,
+    frames_by_energy,
+    gap_rows,
+    gap_table,
+    summary_table,
+)
+from physnet_training.train.recipe import load_recipe
+from physnet_training.train.run import finish, open_data, with_overrides
+from physnet_training.train.split import SPLIT_FILE, Split
+from physnet_training.train.trainer import prepare
 
 PRETRAINED = "states-dft-small"
 RECIPE = Path(__file__).parents[1] / "recipes" / "demo.toml"

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from physnet_training.loading.pairs import periodic_pairs
+from physnet_ase.molecules import Molecules
+from physnet_ase.neighbors import find_pairs
 
 Array = NDArray[Any]
 
@@ -99,10 +100,14 @@ def closest_image(positions: Array, cell: Array, pbc: Array) -> tuple[float, int
         The distance in Å, images included, and one of the two atoms; infinite where
         no two atoms are closer than 1 Å.
     """
-    found = periodic_pairs(positions, cell, pbc, _RADIUS)
-    if found.shifts is None or not len(found.receivers):
+    structure = Molecules(
+        np.array([len(positions)], np.int32),
+        {"positions": positions, "cell": cell[None], "pbc": pbc[None]},
+        np.zeros(1, np.int64),
+    )
+    pairs = find_pairs(structure, _RADIUS)
+    if not len(pairs.receivers):
         return np.inf, 0
-    vectors = positions[found.senders] + found.shifts - positions[found.receivers]
-    distances = np.linalg.norm(vectors, axis=1)
+    distances = np.linalg.norm(pairs.vectors(positions), axis=1)
     pair = int(np.argmin(distances))
-    return float(distances[pair]), int(found.receivers[pair])
+    return float(distances[pair]), int(pairs.receivers[pair])

@@ -1,9 +1,19 @@
-"""The order of an epoch and membership in a split: pure functions of integers."""
+"""The order of an epoch: which molecules are in which batch of which process.
 
+Order, and membership in a split, are pure functions of integers.
+"""
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from physnet_training.distinct_states import distinct_states
+from physnet_training.packed import PackedDataset
+from physnet_training.packed.reader import parts
 
 Array = NDArray[Any]
 _AT_ONCE = 1 << 18  # molecules sorted or hashed at once
@@ -168,9 +178,201 @@ def hash_uniform(keys: Array, seed: int) -> Array:
     return result
 
 
+def split_indices(
+    molecules: int | Array, train_fraction: float, seed: int
+) -> tuple[Array, Array]:
+    """Two parts whose membership depends on (seed, molecule index) alone.
+
+    Args:
+        molecules: Their number, or the molecule indices themselves.
+        train_fraction: Expected fraction of the first part, between 0 and 1.
+        seed: Any integer.
+
+    Returns:
+        Ascending positions' indices of the training and of the validation part.
+
+    Raises:
+        ValueError: The fraction is out of range, or a part would be empty.
+    """
+    if not 0 < train_fraction < 1:
+        raise ValueError(
+            f"train_fraction must lie between 0 and 1, got {train_fraction}"
+        )
+    indices = np.arange(molecules) if isinstance(molecules, int) else molecules
+    inside = hash_uniform(indices, seed) < train_fraction
+    return both_parts(indices, inside, f"train_fraction {train_fraction}, seed {seed}")
+
+
+def both_parts(indices: Array, inside: Array, what: str) -> tuple[Array, Array]:
+    """Indices inside and outside.
+
+    Raises:
+        ValueError: One of them is empty.
+    """
+    if inside.all() or not inside.any():
+        raise ValueError(
+            f"{len(indices)} molecules with {what} leave one part of the split empty; "
+            "use another fraction or seed, or more molecules"
+        )
+    return indices[inside], indices[~inside]
+
+
 def splitmix64(values: Array) -> Array:
     """Array arithmetic on uint64 wraps silently, as the algorithm wants."""
     z = values + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
+
+
+class Sampler:
+    """Batches of molecules as a function of epoch and index alone.
+
+    Args:
+        sizes: [molecules] atoms of each.
+        sampling: How they are drawn and mixed.
+        group: Molecules per batch, over all processes.
+        process_count: Processes that share each batch.
+        states: Gives the number of each molecule's state, where these are balanced.
+    """
+
+    def __init__(
+        self,
+        sizes: Array,
+        sampling: Sampling,
+        *,
+        group: int,
+        process_count: int,
+        states: Callable[[], Array] | None = None,
+    ) -> None:
+        self.sizes = sizes
+        self.sampling = sampling
+        self.group = group
+        self.process_count = process_count
+        self.num_batches = -(-len(sizes) // group)
+        self._find_states = states
+        self._order: tuple[int, Array] | None = None
+
+    @cached_property
+    def _states(self) -> Array | None:
+        return None if self._find_states is None else self._find_states()
+
+    def whole(self, epoch: int, index: int) -> Array:
+        """Positions of the molecules of a batch, all processes together."""
+        order = self._order  # one look: another thread may be in another epoch
+        if order is None or order[0] != epoch:
+            made = epoch_order(
+                self.sizes,
+                self.sampling,
+                epoch,
+                group=self.group,
+                states=self._states,
+            )
+            self._order = order = (epoch, made)
+        return order[1][index * self.group : (index + 1) * self.group]
+
+    def shares(self, epoch: int, index: int) -> list[Array]:
+        """Positions of the molecules of a batch, for each process."""
+        whole = self.whole(epoch, index)
+        return [whole[p :: self.process_count] for p in range(self.process_count)]
+
+    def spread(self, count: int) -> list[int]:
+        """At most ``count`` full batches from everywhere in an epoch."""
+        full = max(len(self.sizes) // self.group, 1)
+        return np.unique(
+            np.linspace(0, full - 1, min(count, full)).astype(int)
+        ).tolist()
+
+
+def check_share(batch_size: int, process_index: int, process_count: int) -> None:
+    """Refuse a share of an epoch that cannot be.
+
+    Raises:
+        ValueError: A number is out of range.
+    """
+    for name, value in (("batch_size", batch_size), ("process_count", process_count)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if not 0 <= process_index < process_count:
+        raise ValueError(
+            f"process_index must be in 0..{process_count - 1}, got {process_index}"
+        )
+
+
+def checked_subset(indices: Array | list[int], total: int) -> Array:
+    """Molecule indices of a dataset of ``total`` molecules, as int64.
+
+    Raises:
+        ValueError: No indices, repeated ones, or ones outside of the dataset.
+    """
+    chosen = np.asarray(indices, np.int64)
+    if chosen.ndim != 1 or len(chosen) == 0:
+        raise ValueError("a subset needs at least one molecule, got none")
+    if chosen.min() < 0 or chosen.max() >= total:
+        bad = chosen[(chosen < 0) | (chosen >= total)][0]
+        raise ValueError(f"molecule {bad} is outside of the dataset's 0..{total - 1}")
+    named = np.zeros(total, dtype=bool)
+    named[chosen] = True
+    if np.count_nonzero(named) != len(chosen):
+        raise ValueError("a subset must name each molecule once")
+    return chosen
+
+
+def state_numbers(dataset: PackedDataset, molecules: Array) -> Array:
+    """A number from 0 for each molecule's (charge, multiplicity). [molecules] int16.
+
+    Raises:
+        ValueError: The multiplicity of a molecule is not known.
+    """
+    known: dict[tuple[int, int], int] = {}
+    found = []
+    for rows in parts(molecules):
+        unique, inverse, _ = distinct_states(*dataset.states_of(rows))
+        numbers = [known.setdefault((q, m), len(known)) for q, m in unique.tolist()]
+        found.append(np.array(numbers, np.int16)[inverse])
+    return np.concatenate(found)
+
+
+def load_weights(source: Array | str | Path | None, count: int) -> Array | None:
+    """Weights of a dataset's molecules in the loss, checked.
+
+    Args:
+        source: [molecules] numbers, or a ``.npy`` file of them, which stays on disk;
+            None: no weights.
+        count: Molecules of the dataset.
+
+    Raises:
+        ValueError: Not one finite weight from 0 for each molecule, or all are 0.
+    """
+    if source is None:
+        return None
+    name = "weights"
+    if isinstance(source, (str, Path)):
+        name = str(source)
+        try:
+            source = np.load(source, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(
+                f"{name} cannot be read as an array of weights: {error}; write it with "
+                "numpy.save, one number for each molecule of the dataset"
+            ) from error
+    weights = np.asarray(source)
+    if weights.shape != (count,) or weights.dtype.kind not in "fiu":
+        raise ValueError(
+            f"{name} must hold one number for each of the dataset's {count} molecules, "
+            f"it holds {weights.dtype} of shape {weights.shape}"
+        )
+    some = False
+    for rows in parts(range(count)):
+        values = weights[rows[0] : rows[-1] + 1]
+        bad = ~np.isfinite(values) | (values < 0)
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise ValueError(
+                f"{name}: molecule {int(rows[row])} has the weight {values[row]}; "
+                "weights must be finite and not negative"
+            )
+        some = some or bool(values.any())
+    if not some:
+        raise ValueError(f"{name}: all weights are 0, so nothing would be learned")
+    return weights

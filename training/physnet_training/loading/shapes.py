@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from physnet_training.loading.batching import Shape
+from physnet_ase.graph import Capacity
 
 Array = NDArray[Any]
 _ATOM_COST = 8.0  # work per atom in units of the work per pair, roughly
@@ -23,8 +23,8 @@ MAX_SHAPES = 8
 
 
 def choose_shapes(
-    batches: Array, worst: Shape, *, pair_margin: float = 1.0
-) -> list[Shape]:
+    batches: Array, worst: Capacity, *, pair_margin: float = 1.0
+) -> list[Capacity]:
     """Capacities that keep padding small, at most eight.
 
     Args:
@@ -54,7 +54,7 @@ def choose_shapes(
     return best
 
 
-def _shapes(limits: Array, worst: Shape) -> list[Shape]:
+def _shapes(limits: Array, worst: Capacity) -> list[Capacity]:
     """Shapes of these capacities with an atom to spare for padded pairs, and ``worst``.
 
     A batch that a smaller one does not hold goes to the next: headroom is for the last.
@@ -62,14 +62,16 @@ def _shapes(limits: Array, worst: Shape) -> list[Shape]:
     limits = limits.copy()
     limits[-1] *= _HEADROOM
     limits[:, 0] += 1
-    sized = np.minimum(np.ceil(limits), worst).astype(int)
-    found = [Shape(*row) for row in np.unique(sized, axis=0).tolist()]
+    sized = np.minimum(np.ceil(limits), worst[1:]).astype(int)
+    found = [
+        Capacity(worst.molecules, *row) for row in np.unique(sized, axis=0).tolist()
+    ]
     return [shape for shape in found if shape != worst] + [worst]
 
 
-def atom_waste(batches: Array, shapes: list[Shape]) -> float:
+def atom_waste(batches: Array, shapes: list[Capacity]) -> float:
     """Fraction of the atom slots that hold no atom, each batch in its first fit."""
-    capacities = np.array(shapes, dtype=np.float64)
+    capacities = np.array(shapes, dtype=np.float64)[:, 1:]
     holds = np.all(batches[:, None, :] <= capacities, axis=2)
     holds[:, -1] = True
     slots = capacities[np.argmax(holds, axis=1), 0].sum()

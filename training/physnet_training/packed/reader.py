@@ -435,7 +435,7 @@ class PackedDataset:
         values["spin_multiplicity"] = self.multiplicities(rows)
         found = Molecules(self.n_atoms[rows], values, rows)
         if check:
-            self._check(found)
+            self.check(found)
         if quantities is not None:
             return found
         level, group = self.take("level", rows), self.take("group", rows)
@@ -471,7 +471,7 @@ class PackedDataset:
             for name in names
         }
 
-    def _check(self, molecules: Molecules) -> None:
+    def check(self, molecules: Molecules) -> None:
         """Refuse numbers that no conversion writes; costs a look at each.
 
         Raises:

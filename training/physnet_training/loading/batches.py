@@ -1,0 +1,352 @@
+"""From molecule indices to batches: reading many at once, padding, shapes."""
+
+import logging
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from physnet_ase.graph import Capacity, Graph, build_graph, needed_capacity
+from physnet_ase.molecules import Molecules
+from physnet_ase.neighbors import (
+    every_ordered_pair,
+    find_pairs,
+    pairs_from,
+    runs_of_equal_size,
+    without_vacuum,
+)
+from physnet_ase.quantities import QUANTITIES, trained
+from physnet_training.loading.shapes import choose_shapes
+from physnet_training.packed import PackedDataset
+from physnet_training.packed.reader import parts
+
+Array = NDArray[Any]
+logger = logging.getLogger(__name__)
+
+DENSE_QUANTITIES = ("atomic_numbers", "positions", "forces", "energy")
+"""What a dense batch holds besides the states."""
+_READ_ATOMS = 1 << 16  # read at once: two megabytes
+_MOST_ATOMS = 1 << 18
+_ATOMS_PER_SHARD = 1 << 12
+_BLOCK_PAIRS = 1 << 16  # blocks of patterns up to this many pairs are kept: 32 MB
+_SAMPLE_ATOMS = 20_000  # atoms looked at to estimate the pairs within a cutoff
+_SAMPLE_FROM = 100_000  # molecules among which these are chosen by size
+_PAIR_MARGIN = 1.15  # of the fitted shapes where pairs are estimated
+_ESTIMATE_MARGIN = 1.3  # densities differ; an overflow costs one more compilation
+
+
+def atoms_at_once(dataset: PackedDataset) -> int:
+    """How many atoms to read in one go: more where there are many shards to visit."""
+    wanted = len(dataset.manifests) * _ATOMS_PER_SHARD
+    return min(max(_READ_ATOMS, wanted), _MOST_ATOMS)
+
+
+def read_batches(
+    dataset: PackedDataset,
+    batches: list[Array],
+    names: tuple[str, ...],
+    *,
+    whole_states: bool,
+) -> tuple[Molecules, list[Array]]:
+    """Read the molecules of several batches in one go, in the order of the files.
+
+    That costs little per batch, reads each file from its beginning to its end (what
+    spinning disks and network storage like), and visits each of many shards once.
+    Batches are then cut from memory that is still in the cache.
+
+    Args:
+        dataset: Where they are.
+        batches: Dataset indices of each batch's molecules.
+        names: Quantities to read; the state comes in any case.
+        whole_states: Charge and multiplicity as integers that must be known, instead
+            of float32 with NaN for a missing multiplicity.
+
+    Returns:
+        The molecules, and for each batch the places of its molecules among them.
+    """
+    wanted = np.concatenate(batches)
+    order = np.argsort(wanted, kind="stable")
+    ascending = wanted[order].astype(np.int64, copy=False)
+    place = np.empty(len(wanted), dtype=np.int64)
+    place[order] = np.arange(len(wanted))
+    values = dataset.take_all(
+        [name for name in names if QUANTITIES[name].per_atom],
+        dataset.atom_rows(ascending),
+    ) | dataset.take_all(
+        [name for name in names if not QUANTITIES[name].per_atom], ascending
+    )
+    if whole_states:
+        charge, spin = dataset.states_of(ascending)
+    else:
+        charge = dataset.take("total_charge", ascending)
+        spin = dataset.multiplicities(ascending)
+    values |= {"total_charge": charge, "spin_multiplicity": spin}
+    molecules = Molecules(
+        dataset.n_atoms[ascending].astype(np.int32, copy=False), values, ascending
+    )
+    dataset.check(molecules)
+    return molecules, np.split(place, np.cumsum([len(b) for b in batches])[:-1])
+
+
+def dense_batch(
+    molecules: Molecules,
+    places: Array,
+    slots: int,
+    *,
+    num_atoms: int,
+    with_pairs: bool,
+    weights: Array | None,
+) -> dict[str, Array]:
+    """Cut molecules out as arrays of ``slots`` rows and ``num_atoms`` columns.
+
+    Args:
+        molecules: With ``DENSE_QUANTITIES``.
+        places: Those of the batch among them, at most ``slots``.
+        slots: B, the rows; filler rows have N = 0 and index -1.
+        num_atoms: A, at least the largest molecule.
+        with_pairs: Add ``dst_idx``, ``src_idx`` and ``batch_segments``.
+        weights: [molecules of the dataset] weights in the loss; None: no ``weight``.
+
+    Returns:
+        The arrays described at ``PackedMemmapLoader.batches``.
+    """
+    count, values = len(places), molecules.values
+    sizes = np.zeros(slots, np.int32)
+    sizes[:count] = molecules.n_atoms.take(places)
+    columns = np.arange(num_atoms)
+    mask = columns < sizes[:, None]
+    first = np.zeros(slots, np.int64)
+    first[:count] = molecules.first_atom.take(places)
+    # Padding reads an atom too, any one, and is cleared behind.
+    atoms = np.where(mask, first[:, None] + columns, 0).reshape(-1)
+    holes = np.flatnonzero(~mask)
+    index = np.full(slots, -1, np.int64)
+    index[:count] = molecules.rows.take(places)
+    batch = {
+        "Z": _without(values["atomic_numbers"].take(atoms), holes),
+        "R": _without(values["positions"].take(atoms, axis=0), holes),
+        "F": _without(values["forces"].take(atoms, axis=0), holes),
+        "E": _filled(values["energy"], places, slots, 0.0),
+        "N": sizes,
+        "total_charge": _filled(values["total_charge"], places, slots, 0),
+        "total_spin": _filled(values["spin_multiplicity"], places, slots, 1),
+        "mask": mask,
+        "index": index,
+    }
+    for name in ("Z", "R", "F"):
+        batch[name] = batch[name].reshape(slots, num_atoms, *batch[name].shape[1:])
+    if weights is not None:
+        known = weights[index[:count]].astype(np.float32)
+        batch["weight"] = _filled(known, np.arange(count), slots, 0.0)
+    if with_pairs:
+        batch["src_idx"], batch["dst_idx"] = slot_pairs(sizes, num_atoms)
+        batch["batch_segments"] = _segments(slots, num_atoms).copy()
+    return batch
+
+
+def _without(array: Array, holes: Array) -> Array:
+    array[holes] = 0
+    return array
+
+
+def _filled(array: Array, places: Array, length: int, fill: float) -> Array:
+    if len(places) == length:
+        return array.take(places)
+    result = np.full(length, fill, array.dtype)
+    result[: len(places)] = array.take(places)
+    return result
+
+
+@lru_cache(maxsize=16)
+def _segments(slots: int, width: int) -> Array:
+    return np.repeat(np.arange(slots, dtype=np.int32), width)
+
+
+def slot_pairs(sizes: Array, width: int) -> tuple[Array, Array]:
+    """``pairs_from`` for molecules that each have ``width`` atom slots."""
+    slots = len(sizes)
+    if int(sizes.max(initial=0)) ** 2 * slots > _BLOCK_PAIRS:
+        return pairs_from(sizes, np.arange(slots, dtype=np.int32) * np.int32(width))
+    blocks = [
+        _block(size, slots, width)[:, start:end].reshape(2, -1)
+        for start, end, size in runs_of_equal_size(sizes)
+    ]
+    joined = np.concatenate([np.zeros((2, 0), np.int32), *blocks], axis=1)
+    return joined[0], joined[1]
+
+
+@lru_cache(maxsize=64)
+def _block(size: int, slots: int, width: int) -> Array:
+    """The ordered pattern in each of many slots. [2, slots, n(n-1)]."""
+    first = np.arange(slots, dtype=np.int32) * np.int32(width)
+    return first[:, None] + every_ordered_pair(size)[:, None, :]
+
+
+class GraphBatches:
+    """Makes the graphs of one loader at one cutoff.
+
+    Args:
+        dataset: Where the molecules are.
+        indices: The loader's molecules.
+        slots: Molecules per graph.
+        cutoff: Pairs closer than this (Å); None: all pairs inside a molecule.
+        processes: With more than one process the shapes must agree without looking at
+            the others' positions, so capacities are those without a cutoff.
+
+    Raises:
+        ValueError: Periodic molecules without a cutoff.
+    """
+
+    def __init__(
+        self,
+        dataset: PackedDataset,
+        indices: Array,
+        slots: int,
+        *,
+        cutoff: float | None = None,
+        processes: int = 1,
+    ) -> None:
+        self.dataset = dataset
+        self.slots = slots
+        self.cutoff = cutoff
+        self.processes = processes
+        self.shapes: list[Capacity] = []
+        self._labels = [q.name for q in trained() if q.name in dataset.fields]
+        self._periodic = _any_periodic(dataset, indices)
+        if self._periodic and cutoff is None:
+            raise ValueError(
+                f"{dataset.path} holds periodic structures: graphs need a cutoff"
+            )
+        boxes = ("cell", "pbc") if self._periodic else ()
+        self.names = ("atomic_numbers", "positions", *self._labels, *boxes)
+        self._estimated = self._periodic or (cutoff is not None and processes == 1)
+        # Open molecules have all pairs i < j as long ones, periodic ones have none; a
+        # mixture is sized as if all had them.
+        self._long = 0.5
+        self._sample_sizes = np.zeros(0)
+        if self._estimated:
+            self._sample(indices)
+
+    def fit_shapes(self, sizes: Array, batches: list[Array]) -> None:
+        """Choose the static shapes.
+
+        Args:
+            sizes: Number of atoms of every molecule of the loader.
+            batches: Sizes of the molecules of some batches of this process.
+        """
+        top = min(self.slots, len(sizes))
+        largest = np.partition(sizes, -top)[-top:].astype(np.int64)
+        bound = self.need(largest)
+        if self._periodic:
+            crowd = largest * self._crowded * _ESTIMATE_MARGIN
+            bound = bound._replace(pairs=int(np.ceil(crowd.sum())))
+        elif self._estimated:
+            bound = bound._replace(pairs=int(largest @ (largest - 1)))
+        # Batches that differ leave padded pairs, which need a padded atom to point at.
+        varied = self.cutoff is not None or bool((sizes != sizes[0]).any())
+        worst = bound._replace(atoms=bound.atoms + int(varied))
+        if self._periodic and self.processes > 1:
+            self.shapes = [worst]  # a choice would need the others' positions
+            return
+        needs = np.array([self.need(batch) for batch in batches], dtype=np.float64)
+        margin = _PAIR_MARGIN if self._estimated else 1.0
+        self.shapes = choose_shapes(needs, worst, pair_margin=margin)
+
+    def need(self, sizes: Array) -> Capacity:
+        """Atoms, pairs (estimated with a cutoff) and long pairs of such molecules."""
+        n = sizes.astype(np.float64)
+        neighbors = n - 1
+        if self._estimated:
+            near = np.interp(n, self._sample_sizes, self._sample_neighbors)
+            neighbors = near if self._periodic else np.minimum(neighbors, near)
+        long_pairs = self._long * (n @ (n - 1))
+        pairs = int(np.ceil(n @ neighbors))
+        return Capacity(self.slots, int(n.sum()), pairs, int(long_pairs))
+
+    def build(
+        self,
+        molecules: Molecules,
+        weights: Array | None,
+        others: list[Array] | None = None,
+    ) -> Graph:
+        """The padded graph of some molecules.
+
+        Args:
+            molecules: At most ``slots``, with ``names``.
+            weights: [molecules of the dataset] weights in the loss; None: 1 for each.
+            others: Sizes of the molecules of every process, where there are several:
+                all of them must come to the same shape.
+        """
+        if self._periodic and self.cutoff is not None:
+            molecules = without_vacuum(molecules, self.cutoff)
+        pairs = find_pairs(molecules, self.cutoff)
+        need = needed_capacity(molecules, pairs)._replace(molecules=self.slots)
+        needs = [need]
+        if others is not None:
+            needs = [self.need(sizes) for sizes in others]
+            if self.cutoff is not None:
+                # Fewer pairs are real, so that padded ones may need a padded atom.
+                needs = [n._replace(atoms=n.atoms + 1) for n in needs]
+        weight = np.ones(len(molecules)) if weights is None else weights[molecules.rows]
+        return build_graph(
+            molecules,
+            pairs,
+            self._shape(need, needs),
+            labels=self._labels,
+            weight=weight.astype(np.float32),
+        )
+
+    def _shape(self, need: Capacity, needs: list[Capacity]) -> Capacity:
+        """The first shape for all ``needs``; where only estimates agree, the largest.
+
+        Raises:
+            ValueError: With several processes, the batch exceeds the largest shape.
+        """
+        for shape in self.shapes:
+            if all(shape.holds(each) for each in needs):
+                return shape
+        if self.processes > 1 and self.shapes[-1].holds(need):
+            return self.shapes[-1]
+        grown = Capacity(self.slots, *(int(np.ceil(1.2 * n)) + 1 for n in need[1:]))
+        if self.processes > 1:
+            raise ValueError(
+                f"{self.dataset.path}: a batch needs {need}, the largest shape is "
+                f"{self.shapes[-1]}, and other processes cannot know; use a smaller "
+                "batch or one process"
+            )
+        logger.warning("no shape of %s holds %s: adding %s", self.shapes, need, grown)
+        self.shapes.append(grown)
+        return grown
+
+    def _sample(self, indices: Array) -> None:
+        """Neighbours per atom within the cutoff, looked up in some molecules."""
+        cutoff = float("inf") if self.cutoff is None else self.cutoff
+        some = indices[:: -(-len(indices) // _SAMPLE_FROM)]
+        sizes = self.dataset.n_atoms[indices]
+        largest = indices[int(np.argmax(sizes))]
+        indices = np.append(some, largest)
+        sizes = self.dataset.n_atoms[indices]
+        count = int(np.clip(_SAMPLE_ATOMS / sizes.mean(), 16, len(indices)))
+        ranks = np.linspace(0, len(indices) - 1, min(count, len(indices))).astype(int)
+        chosen = np.sort(indices[np.argsort(sizes, kind="stable")[ranks]])
+        names = ("atomic_numbers", "positions", "cell", "pbc")
+        found, _ = read_batches(self.dataset, [chosen], names, whole_states=False)
+        found = without_vacuum(found, cutoff) if self._periodic else found
+        pairs = find_pairs(found, cutoff if self.cutoff is not None else None)
+        if found.periodic.all():
+            self._long = 0.0
+        owner = found.owner[pairs.receivers]
+        near = np.bincount(owner, minlength=len(found)) / found.n_atoms
+        self._crowded = float(near.max())
+        self._sample_sizes = np.unique(found.n_atoms)
+        self._sample_neighbors = np.array(
+            [near[found.n_atoms == size].mean() for size in self._sample_sizes]
+        )
+
+
+def _any_periodic(dataset: PackedDataset, molecules: Array) -> bool:
+    """Whether any molecule has a periodic direction."""
+    if "pbc" not in dataset.fields:
+        return False
+    return any(dataset.take("pbc", rows).any() for rows in parts(molecules))

@@ -1,0 +1,1 @@
+"""From a recipe and a packed dataset to an evaluated model."""

@@ -1,0 +1,111 @@
+"""What a training shows in the terminal: a progress bar and tables of errors."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from physnet_training.train.trainer import TrainingProgress
+
+
+class TrainingBar:
+    """A progress bar with the latest loss and validation errors; a context manager.
+
+    Without a terminal it prints one line per validation instead, so that a log file
+    stays readable.
+    """
+
+    def __init__(self, console: Console, steps: int) -> None:
+        self._console = console
+        self._bar = Progress(
+            TextColumn("training"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("train", total=steps, note="compiling…")
+        self._errors = ""
+
+    def __enter__(self) -> "TrainingBar":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, progress: TrainingProgress) -> None:
+        """Show one report of the trainer."""
+        if progress.validation is not None:
+            self._errors = _short(progress.validation)
+            if not self._console.is_terminal:
+                done = f"step {progress.step}/{progress.steps}"
+                self._console.print(
+                    f"{done}  {progress.seconds:.0f} s  loss {progress.loss:.4g}  "
+                    f"{self._errors}"
+                )
+        note = f"loss {progress.loss:.3g}  {self._errors}"
+        self._bar.update(self._task, completed=progress.step, note=note)
+
+
+def _short(row: dict[str, Any]) -> str:
+    energy, forces = row["energy_mae_ev"], row["forces_mae_ev_per_angstrom"]
+    parts = []
+    if energy is not None:
+        parts.append(f"E {1000 * energy:.3g} meV")
+    if forces is not None:
+        parts.append(f"F {1000 * forces:.3g} meV/Å")
+    return "validation MAE " + ", ".join(parts)
+
+
+def data_line(data: dict[str, float]) -> str:
+    """What ``Trainer.data_report`` says, in a sentence."""
+    return (
+        f"waited for data {data['wait_fraction']:.1%} of the time; padding "
+        f"{data['padding_of_atoms']:.1%} of the atoms, {data['padding_of_pairs']:.1%} "
+        f"of the pairs, in {data['shapes']} shapes"
+    )
+
+
+def error_table(title: str, rows: list[dict[str, Any]]) -> Table:
+    """Errors per state as a table in meV, meV/Å and e."""
+    table = Table(title=title, title_justify="left")
+    for heading in (
+        "charge",
+        "2S+1",
+        "molecules",
+        "E MAE (meV)",
+        "E RMSE (meV)",
+        "F MAE (meV/Å)",
+        "F RMSE (meV/Å)",
+    ):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        whole = row["charge"] is None
+        table.add_row(
+            "all" if whole else f"{row['charge']:+d}",
+            "all" if whole else str(row["multiplicity"]),
+            str(row["molecules"]),
+            *(
+                "–" if row[key] is None else f"{1000 * row[key]:.3g}"
+                for key in (
+                    "energy_mae_ev",
+                    "energy_rmse_ev",
+                    "forces_mae_ev_per_angstrom",
+                    "forces_rmse_ev_per_angstrom",
+                )
+            ),
+            end_section=whole,
+        )
+    return table

@@ -1,0 +1,83 @@
+"""The masked loss: missing labels (NaN) and padding contribute exactly nothing."""
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from physnet_ase.graph import Graph
+from physnet_ase.quantities import QUANTITIES
+from physnet_training.train.recipe import LossConfig
+
+
+def penalty(error: Float[Array, "*n"], delta: float) -> Float[Array, "*n"]:
+    """|error|, a parabola below ``delta`` (Huber 1964, scaled to slope 1)."""
+    size = jnp.abs(error)
+    if delta == 0.0:
+        return size
+    return jnp.where(size < delta, 0.5 * size**2 / delta, size - 0.5 * delta)
+
+
+def masked_mean(
+    prediction: Float[Array, " n *c"],
+    label: Float[Array, " n *c"],
+    weight: Float[Array, " n"],
+    delta: float,
+) -> Float[Array, ""]:
+    """Weighted mean penalty over the rows whose label is there.
+
+    A row counts when all its components are finite and its weight is positive. The
+    mask acts before the difference, so gradients stay finite.
+    """
+    rows = label.reshape(label.shape[0], -1)
+    predicted = prediction.reshape(rows.shape)
+    present = jnp.all(jnp.isfinite(rows), axis=1) & (weight > 0)
+    error = jnp.where(present[:, None], predicted - rows, 0.0)
+    error = jnp.where(present[:, None], error, 0.0)
+    weight = jnp.where(present, weight, 0.0)
+    total = jnp.sum(weight[:, None] * penalty(error, delta)) / rows.shape[1]
+    return total / jnp.maximum(jnp.sum(weight), 1e-12)
+
+
+def loss_terms(
+    config: LossConfig,
+    predicted: Mapping[str, Array],
+    nonhierarchicality: Float[Array, " atoms"],
+    graph: Graph,
+) -> dict[str, Float[Array, ""]]:
+    """Unweighted loss of each predicted label, and PhysNet's penalty.
+
+    Energy labels are already less their references.
+
+    Args:
+        config: Weights and shape of the loss.
+        predicted: Name of a quantity -> array, as ``energy.predicted_labels`` has it.
+        nonhierarchicality: The network's penalty on growing block outputs.
+        graph: With labels of the same names.
+    """
+    labels = graph.labels
+    if labels is None:
+        raise ValueError("the graph has no labels; use PackedMemmapLoader.graphs()")
+    per_molecule = labels.weight * graph.molecule_mask
+    per_atom = labels.weight[graph.molecule_index] * graph.atom_mask
+    parts = {
+        name: masked_mean(
+            prediction,
+            labels.values[name],
+            per_atom if QUANTITIES[name].per_atom else per_molecule,
+            config.huber_delta,
+        )
+        for name, prediction in predicted.items()
+    }
+    penalties, atoms = jnp.sum(nonhierarchicality), jnp.sum(graph.atom_mask)
+    return parts | {"nonhierarchicality": penalties / jnp.maximum(atoms, 1)}
+
+
+def total_loss(
+    config: LossConfig, parts: Mapping[str, Float[Array, ""]]
+) -> Float[Array, ""]:
+    """Weighted sum of the parts."""
+    return sum(
+        (getattr(config, name) * value for name, value in parts.items()),
+        start=jnp.zeros(()),
+    )

@@ -1,0 +1,87 @@
+"""Pictures of a training: learning curve and parity per state."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from physnet_ase.state import ElectronicState
+from physnet_training.train.evaluate import Predictions
+
+
+def plot_history(history: Path, picture: Path) -> Path:
+    """Draw validation errors of energy and forces over the steps of a run.
+
+    Args:
+        history: ``history.jsonl`` of a run.
+        picture: PNG to write.
+    """
+    lines = [json.loads(line) for line in history.read_text().splitlines()]
+    steps = [line["step"] for line in lines]
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for axis, key, title in (
+        (axes[0], "energy_mae_ev", "energy MAE (meV)"),
+        (axes[1], "forces_mae_ev_per_angstrom", "force MAE (meV/Å)"),
+    ):
+        values = [line["errors"][0][key] for line in lines]
+        if any(value is not None for value in values):
+            scaled = [np.nan if v is None else 1000 * v for v in values]
+            axis.semilogy(steps, scaled, marker="o", markersize=3)
+        axis.set(xlabel="training step", ylabel=title)
+        axis.grid(alpha=0.3, which="both")
+    figure.suptitle("Validation errors of the averaged weights")
+    figure.savefig(picture, dpi=150)
+    plt.close(figure)
+    return picture
+
+
+def plot_parity(predictions: Predictions, picture: Path) -> Path:
+    """Draw predicted against reference energies and forces, one colour per state.
+
+    Energies are those above the references, so that the axis shows what was learned.
+
+    Args:
+        predictions: Of held-out molecules.
+        picture: PNG to write.
+    """
+    values = predictions.values
+    states = np.unique(values["state"], axis=0)
+    colours = plt.get_cmap("tab20")(np.linspace(0, 1, max(len(states), 2)))
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
+    for state, colour in zip(states, colours, strict=False):
+        molecules = (values["state"] == state).all(axis=1)
+        atoms = (values["atom_state"] == state).all(axis=1)
+        label = str(ElectronicState(int(state[0]), int(state[1])))
+        _scatter(axes[0], values, "energy", molecules, (colour, label))
+        _scatter(axes[1], values, "forces", atoms, (colour, label))
+    for axis, name, unit in (
+        (axes[0], "energy above references", "eV"),
+        (axes[1], "force component", "eV/Å"),
+    ):
+        low, high = axis.get_xlim()
+        axis.plot([low, high], [low, high], color="0.6", linewidth=0.8, zorder=0)
+        axis.set(xlabel=f"reference {name} ({unit})", ylabel=f"predicted ({unit})")
+        axis.grid(alpha=0.3)
+    axes[1].legend(fontsize=7, markerscale=2, loc="upper left", frameon=False)
+    figure.savefig(picture, dpi=150)
+    plt.close(figure)
+    return picture
+
+
+def _scatter(
+    axis: Any, values: dict[str, Any], kind: str, rows: Any, style: tuple[Any, str]
+) -> None:
+    reference, predicted = values[f"{kind}_label"][rows], values[kind][rows]
+    axis.scatter(
+        reference.reshape(-1),
+        predicted.reshape(-1),
+        s=6,
+        color=style[0],
+        label=style[1],
+    )

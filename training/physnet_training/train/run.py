@@ -1,0 +1,128 @@
+"""One call from a recipe to a model directory with its test errors and pictures."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from physnet_ase.potential import load_potential
+from physnet_training.conversion.report import source_sha256
+from physnet_training.convert import convert
+from physnet_training.loading.loader import PackedMemmapLoader
+from physnet_training.packed import PackedDataset
+from physnet_training.sources.read_deepmd import is_deepmd
+from physnet_training.train.evaluate import evaluate_potential
+from physnet_training.train.plots import plot_history, plot_parity
+from physnet_training.train.recipe import Recipe
+from physnet_training.train.trainer import (
+    Trainer,
+    TrainingProgress,
+    exclusive,
+    prepare,
+)
+
+EVALUATION_BATCH = 128
+
+
+def open_data(recipe: Recipe, out: Path) -> PackedDataset:
+    """Open the recipe's packed dataset, or convert its source files to ``out/dataset``.
+
+    Raises:
+        ValueError: No data given, or it is damaged; the message says what to do.
+    """
+    sources, assume = recipe.data.sources, recipe.data.assume_multiplicity
+    if not sources:
+        raise ValueError(
+            "the recipe names no data; set data.sources or give --data FILE_OR_DATASET"
+        )
+    only = Path(sources[0])
+    if len(sources) == 1 and only.is_dir() and not is_deepmd(only):
+        return PackedDataset.open(sources[0], assume_multiplicity=assume)
+    target = out / "dataset"
+    if not target.exists():
+        convert(list(sources), target, assume_multiplicity=assume)
+    dataset = PackedDataset.open(target, assume_multiplicity=assume)
+    _check_origin(dataset, sources)
+    return dataset
+
+
+def _check_origin(dataset: PackedDataset, sources: Sequence[str]) -> None:
+    """Refuse a dataset that an earlier attempt made from other files.
+
+    Raises:
+        ValueError: The sources are not those the dataset was converted from.
+    """
+    made_from = {  # a source may lie in several shards
+        entry.get("source"): entry.get("sha256")
+        for manifest in dataset.manifests
+        for entry in manifest.get("provenance", [])
+    }
+    if list(made_from.values()) != [source_sha256(Path(s)) for s in sources]:
+        raise ValueError(
+            f"{dataset.path} was converted from other files than "
+            f"{', '.join(sources)}; remove it or choose another --out"
+        )
+
+
+def with_overrides(
+    recipe: Recipe,
+    *,
+    data: Sequence[Path] = (),
+    steps: int | None = None,
+    assume_multiplicity: Any = None,
+) -> Recipe:
+    """The recipe with what the command line says instead."""
+    update: dict[str, Any] = {}
+    if data:
+        update["sources"] = tuple(str(path.resolve()) for path in data)
+    if assume_multiplicity is not None:
+        update["assume_multiplicity"] = assume_multiplicity
+    if update:
+        recipe = recipe.model_copy(
+            update={"data": recipe.data.model_copy(update=update)}
+        )
+    if steps is not None:
+        optimizer = recipe.optimizer.model_copy(update={"steps": steps})
+        recipe = recipe.model_copy(update={"optimizer": optimizer})
+    return recipe
+
+
+def train(
+    recipe: Recipe,
+    out: Path,
+    on_progress: Callable[[TrainingProgress], None] | None = None,
+) -> dict[str, Any]:
+    """Train a recipe from its data to an evaluated model in the new folder ``out``."""
+    with exclusive(out):
+        dataset = open_data(recipe, out)
+        return finish(prepare(recipe, dataset, out), on_progress)
+
+
+def finish(
+    trainer: Trainer, on_progress: Callable[[TrainingProgress], None] | None = None
+) -> dict[str, Any]:
+    """Run a trainer to its end, draw its pictures, evaluate the test part.
+
+    Returns:
+        The report, also written to ``evaluation.json``: errors per state on the
+        validation and (where there is one) on the test part, steps and seconds.
+    """
+    out = trainer.out
+    potential = load_potential(trainer.run(on_progress))
+    loader = PackedMemmapLoader(trainer.dataset, EVALUATION_BATCH, bucket_size=1)
+    report: dict[str, Any] = {
+        "steps": int(trainer.state.step),
+        "seconds": round(trainer.seconds, 1),
+        "training_molecules": len(trainer.split.train),
+        "data": trainer.data_report(),
+    }
+    for name in ("validation", "test"):
+        rows = getattr(trainer.split, name)
+        if len(rows):
+            part = loader.subset(rows, shuffle=False)
+            predictions = evaluate_potential(potential, part)
+            report[name] = predictions.errors()
+            plot_parity(predictions, out / f"parity_{name}.png")
+    plot_history(out / "history.jsonl", out / "learning_curve.png")
+    (out / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
+    return report

@@ -1,0 +1,124 @@
+"""The jitted training step. Weights travel as one vector.
+
+A model has some two hundred small arrays; on a CPU handing them, their moments and
+their average to every call costs more than the arithmetic on them.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int
+
+from physnet_ase.energy import PROGRAMS, Params, predicted_labels, program_for
+from physnet_ase.graph import Graph
+from physnet_ase.quantities import trained
+from physnet_training.train.loss import loss_terms, total_loss
+from physnet_training.train.recipe import OptimizerConfig, Recipe
+
+
+class TrainState(NamedTuple):
+    """All that changes from step to step, apart from the loader's position."""
+
+    step: Int[Array, ""]
+    weights: Float[Array, " weights"]
+    average: Float[Array, " weights"]  # exponential moving average
+    optimizer: Any
+
+
+def learning_rate(config: OptimizerConfig) -> optax.Schedule:
+    """Linear warm-up, then a cosine to the final rate."""
+    warmup = min(config.warmup_steps, config.steps // 2)
+    return optax.warmup_cosine_decay_schedule(
+        init_value=config.learning_rate / max(warmup, 1),
+        peak_value=config.learning_rate,
+        warmup_steps=warmup,
+        decay_steps=config.steps,
+        end_value=config.final_learning_rate,
+    )
+
+
+def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Clipped AMSGrad, the optimiser PhysNet was published with."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.scale_by_amsgrad(),
+        optax.add_decayed_weights(config.weight_decay),
+        optax.scale_by_learning_rate(learning_rate(config)),
+    )
+
+
+class Trainable(NamedTuple):
+    """The compiled functions of a recipe."""
+
+    start: TrainState
+    step: Callable[[TrainState, Graph], tuple[TrainState, dict[str, jax.Array]]]
+    predict: Callable[[Any, Graph], dict[str, jax.Array]]
+    unravel: Callable[[Any], Params]
+
+
+def trained_labels(recipe: Recipe, fields: Collection[str]) -> tuple[str, ...]:
+    """Labels of a dataset with these fields that shape the model.
+
+    What the model never reports is left out, and so is what has no weight.
+    """
+    return tuple(
+        quantity.name
+        for quantity in trained()
+        if quantity.name in fields
+        and recipe.loss.weight(quantity.name) > 0
+        and (not quantity.needs or getattr(recipe.model, quantity.needs))
+    )
+
+
+def build(recipe: Recipe, params: Params, labels: Sequence[str]) -> Trainable:
+    """Compile-ready step and prediction for initial parameters ``params``.
+
+    Args:
+        recipe: Loss, optimiser and model.
+        params: Initial weights.
+        labels: What is trained, see :func:`trained_labels`.
+    """
+    flat, unravel = ravel_pytree(jax.tree.map(jnp.asarray, params))
+    optimizer, config = make_optimizer(recipe.optimizer), recipe.model
+    # a copy: the step donates its input, which must not be the average's buffer
+    start = TrainState(
+        jnp.zeros((), jnp.int32), flat, jnp.array(flat), optimizer.init(flat)
+    )
+
+    def predict_labels(
+        weights: jax.Array, graph: Graph
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        outputs = PROGRAMS[program_for(labels)](config, unravel(weights), graph)
+        return outputs, predicted_labels(outputs, graph, labels)
+
+    def loss_fn(weights: jax.Array, graph: Graph) -> tuple[jax.Array, dict[str, Any]]:
+        outputs, predicted = predict_labels(weights, graph)
+        penalty = outputs["nonhierarchicality"]
+        parts = loss_terms(recipe.loss, predicted, penalty, graph)
+        return total_loss(recipe.loss, parts), parts
+
+    def step(state: TrainState, graph: Graph) -> tuple[TrainState, dict[str, Any]]:
+        (loss, parts), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.weights, graph
+        )
+        updates, moments = optimizer.update(gradient, state.optimizer, state.weights)
+        weights = optax.apply_updates(state.weights, updates)
+        count = state.step + 1
+        # early averages forget faster, so the start does not linger in short runs
+        decay = jnp.minimum(recipe.optimizer.ema_decay, (1.0 + count) / (10.0 + count))
+        average = decay * state.average + (1.0 - decay) * weights
+        metrics = {
+            "loss": loss,
+            "gradient_norm": jnp.linalg.norm(gradient),
+            **parts,
+        }
+        return TrainState(count, weights, average, moments), metrics
+
+    def predict(weights: Any, graph: Graph) -> dict[str, jax.Array]:
+        return predict_labels(weights, graph)[1]
+
+    return Trainable(start, jax.jit(step, donate_argnums=0), jax.jit(predict), unravel)

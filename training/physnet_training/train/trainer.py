@@ -1,0 +1,447 @@
+"""A training run: folder, split, references, steps, validation, exact resume."""
+
+import json
+import shutil
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from filelock import FileLock, Timeout
+
+from physnet_ase.graph import Graph
+from physnet_ase.network.initial import initial_parameters, starting_parameters
+from physnet_ase.potential import Potential
+from physnet_training.loading.loader import PackedMemmapLoader
+from physnet_training.loading.prefetch import Feed
+from physnet_training.packed import PackedDataset
+from physnet_training.train import step as step_module
+from physnet_training.train.data import (
+    check_states,
+    dataset_fingerprint,
+    dataset_references,
+    describe,
+)
+from physnet_training.train.evaluate import Predictions
+from physnet_training.train.recipe import Recipe, recipe_from
+from physnet_training.train.split import SPLIT_FILE, Split, make_split
+from physnet_training.train.store import RunStore
+
+CHECK_EVERY = 50
+"""Steps between looks at the loss; a NaN is traced back to its own step."""
+
+
+STORE_SECONDS = 600.0
+"""A state is stored when the last one is older than this, validation or not."""
+RECIPE_FILE, LOCK_FILE = "recipe.json", "run.lock"
+
+
+class TrainingStopped(RuntimeError):
+    """A signal ended the training; everything needed to continue is stored."""
+
+
+class Record(NamedTuple):
+    """One step: where its batch stood, and what came out."""
+
+    step: int
+    epoch: int
+    batch: int
+    metrics: dict[str, Any]
+
+
+class TrainingProgress(NamedTuple):
+    """What a progress display needs, every :data:`CHECK_EVERY` steps."""
+
+    step: int
+    steps: int
+    loss: float
+    seconds: float
+    validation: dict[str, Any] | None  # errors over all states, when just measured
+
+
+class Trainer:
+    """Runs a recipe on a dataset into a folder, or continues one there.
+
+    The folder holds ``recipe.json``, ``split.npz``, ``history.jsonl``, ``state/``
+    (everything needed to continue exactly) and ``model/`` (the averaged weights with
+    the lowest validation loss).
+    """
+
+    def __init__(
+        self, recipe: Recipe, dataset: PackedDataset, out: Path, split: Split
+    ) -> None:
+        self.recipe, self.dataset, self.out, self.split = recipe, dataset, out, split
+        options = recipe.optimizer
+        # flat graphs pad a batch, not a molecule: sorting by size would save little and
+        # make batches of one kind of molecule each
+        whole = PackedMemmapLoader(
+            dataset,
+            options.batch_size,
+            bucket_size=1,
+            seed=options.seed,
+            **recipe.sampling.model_dump(),
+        )
+        self.loader = whole.subset(split.train)
+        self.validation = whole.subset(split.validation, shuffle=False)
+        self.references, scale = dataset_references(dataset, split.train)
+        check_states(dataset, split.validation, self.references, recipe.model)
+        self.metadata = describe(recipe, dataset, split.train, self.references)
+        self.fingerprint = dataset_fingerprint(dataset)
+        labels = step_module.trained_labels(recipe, dataset.fields)
+        if not labels:
+            there = ", ".join(sorted(dataset.labels)) or "no labels"
+            raise ValueError(
+                f"{dataset.path} holds {there}, none of which has a weight in [loss]; "
+                "nothing would be learned"
+            )
+        graph = next(self.validation.graphs(recipe.model.cutoff))._replace(labels=None)
+        self.validation.restore(self.validation.state() | {"epoch": 0, "index": 0})
+        params = initial_parameters(recipe.model, graph, options.seed)
+        self.functions = step_module.build(
+            recipe, starting_parameters(params, scale), labels
+        )
+        self.state = self.functions.start
+        self.best: float | None = None
+        self.seconds = 0.0
+        self.waited = 0.0  # of these, for data
+        self._store = RunStore(out / "state")
+        self._stored_at = time.monotonic()
+
+    def potential(self) -> Potential:
+        """The averaged weights of this moment as a potential."""
+        params = self.functions.unravel(self.state.average)
+        return Potential(self.metadata, params)
+
+    def run(
+        self, on_progress: Callable[[TrainingProgress], None] | None = None
+    ) -> Path:
+        """Train to the end; return the model directory.
+
+        Raises:
+            FloatingPointError: The loss is not finite; the batch's molecules are named.
+        """
+        recent: deque[Record] = deque(maxlen=CHECK_EVERY)
+        earlier = time.monotonic() - self.seconds, self.waited
+
+        def prepare(graph: Graph) -> Graph:
+            return jax.device_put(self.references.without(graph))
+
+        def busy() -> bool:
+            return bool(recent) and not recent[-1].metrics["loss"].is_ready()
+
+        with (
+            _Checksums(self.dataset) as checksums,
+            _stop_requests() as stop,
+            Feed(self.loader, self.recipe.model.cutoff, prepare) as feed,
+        ):
+            while (done := int(self.state.step)) < self.recipe.optimizer.steps:
+                for step in self._until_check(done):
+                    batch = feed.take(busy)
+                    self.state, metrics = self.functions.step(self.state, batch.graph)
+                    recent.append(Record(step, batch.epoch, batch.number, metrics))
+                    if stop.is_set():
+                        break
+                self._check_finite(recent)
+                checksums.check()
+                self.seconds = time.monotonic() - earlier[0]
+                self.waited = earlier[1] + feed.waited
+                self._report(step, recent, feed.position, on_progress)
+                recent.clear()
+                if stop.is_set() and step < self.recipe.optimizer.steps:
+                    self._save(step, feed.position)
+                    raise TrainingStopped(
+                        f"stopped at step {step} of {self.recipe.optimizer.steps}, "
+                        f"which is stored; continue with: physnet-train resume "
+                        f"{self.out}"
+                    )
+        return self.out / "model"
+
+    def _until_check(self, done: int) -> range:
+        """Steps up to the next look at the loss, or validation, or the end."""
+        options = self.recipe.optimizer
+        ends = [
+            (done // every + 1) * every
+            for every in (CHECK_EVERY, options.validate_every)
+        ]
+        return range(done + 1, min(*ends, options.steps) + 1)
+
+    def _report(
+        self,
+        step: int,
+        recent: "deque[Record]",
+        position: dict[str, Any],
+        on_progress: Callable[[TrainingProgress], None] | None,
+    ) -> None:
+        """Validate and store where that is due; tell who wants to know."""
+        steps = self.recipe.optimizer.steps
+        errors = None
+        if step % self.recipe.optimizer.validate_every == 0 or step == steps:
+            errors = self._validate(step, recent)
+            self._save(step, position)
+        elif time.monotonic() - self._stored_at > STORE_SECONDS:
+            self._save(step, position)
+        if on_progress is not None:
+            loss = float(np.mean([r.metrics["loss"] for r in recent]))
+            on_progress(TrainingProgress(step, steps, loss, self.seconds, errors))
+
+    def data_report(self) -> dict[str, float]:
+        """Fraction of the time spent waiting for data, and what is padding."""
+        padding = self.loader.padding()
+        return {
+            "wait_fraction": self.waited / max(self.seconds, 1e-9),
+            "padding_of_atoms": padding.atoms,
+            "padding_of_pairs": padding.pairs,
+            "shapes": padding.shapes,
+        }
+
+    def _check_finite(self, recent: "deque[Record]") -> None:
+        for step, epoch, index, metrics in recent:
+            values = {name: float(value) for name, value in metrics.items()}
+            bad = [name for name, value in values.items() if not np.isfinite(value)]
+            if bad:
+                rows = self.loader.molecules(epoch, index).tolist()
+                raise FloatingPointError(
+                    f"step {step} (epoch {epoch}, batch {index}): {', '.join(bad)} is "
+                    f"not finite. Molecules of the batch: {rows}. Look at their labels "
+                    "with `physnet-train inspect`, or lower optimizer.learning_rate; "
+                    f"the last good state is in {self.out / 'state'}"
+                )
+
+    def _validate(self, step: int, recent: "deque[Record]") -> dict[str, Any]:
+        """Errors of the averaged weights per state; keeps the model when it is best."""
+        graphs = map(
+            self.references.without,
+            self.validation.graphs(self.recipe.model.cutoff),
+        )
+        predict, average = self.functions.predict, self.state.average
+        table = Predictions(graphs, lambda graph: predict(average, graph)).errors()
+        weights = self.recipe.loss
+        score = sum(
+            weight * (table[0][key] or 0.0)
+            for weight, key in (
+                (weights.weight("energy"), "energy_mae_ev"),
+                (weights.weight("forces"), "forces_mae_ev_per_angstrom"),
+            )
+        )
+        if self.best is None or score < self.best:
+            self.best = score
+            training = {
+                "steps": step,
+                "seconds": round(self.seconds, 1),
+                "training_molecules": len(self.split.train),
+                "validation_molecules": len(self.split.validation),
+                # names only: a model travels, the folders it was made in do not
+                "data": [Path(source).name for source in self.recipe.data.sources],
+                "data_sha256": self.fingerprint,
+                "recipe": self.recipe.model_dump(
+                    mode="json",
+                    exclude={"model": True, "data": True, "sampling": {"weights"}},
+                ),
+            }
+            metadata = self.metadata.model_copy(
+                update={"training": training, "validation_errors": table}
+            )
+            params = self.functions.unravel(self.state.average)
+            Potential(metadata, params).save(self.out / "model")
+        loss = {
+            name: float(np.mean([r.metrics[name] for r in recent]))
+            for name in recent[-1].metrics
+        }
+        line = {
+            "step": step,
+            "seconds": self.seconds,
+            "train": loss,
+            "data": self.data_report(),
+            "errors": table,
+        }
+        with (self.out / "history.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        return table[0]
+
+    def _save(self, step: int, position: dict[str, Any]) -> None:
+        meta = {
+            "loader": position,
+            "best": self.best,
+            "seconds": self.seconds,
+            "waited": self.waited,
+        }
+        self._store.save(step, self.state._asdict(), meta)
+        self._stored_at = time.monotonic()
+
+    def store_start(self) -> None:
+        """Store the state before the first step, so that any run can be continued."""
+        self._save(0, self.loader.state())
+
+    def restore(self) -> int:
+        """Continue from the newest stored state; return its step.
+
+        Raises:
+            FileNotFoundError: No state was stored yet.
+        """
+        step, state, meta = self._store.restore(self.state._asdict())
+        self.state = step_module.TrainState(**state)
+        self.loader.restore(meta["loader"])
+        self.best, self.seconds = meta["best"], meta["seconds"]
+        self.waited = meta["waited"]
+        self._trim_history(step)
+        return step
+
+    def _trim_history(self, step: int) -> None:
+        """Drop lines after the restored step, which will be written again."""
+        file = self.out / "history.jsonl"
+        if file.exists():
+            lines = file.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if json.loads(line)["step"] <= step]
+            file.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+@contextmanager
+def _stop_requests() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set; a second SIGINT interrupts at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # signals arrive in the main thread only
+        return
+
+    def request(number: int, frame: Any) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {name: signal.signal(name, request) for name in _SIGNALS}
+    try:
+        yield stop
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class _Checksums:
+    """Verifies a dataset in the background while the first steps run."""
+
+    def __init__(self, dataset: PackedDataset) -> None:
+        self._dataset = dataset
+        self._error: ValueError | None = None
+        self._thread = threading.Thread(target=self._verify, daemon=True)
+
+    def _verify(self) -> None:
+        if not all(manifest.get("sha256") for manifest in self._dataset.manifests):
+            return  # nothing to compare with
+        try:
+            self._dataset.verify()
+        except ValueError as error:
+            self._error = error
+
+    def check(self) -> None:
+        """Raise what was found so far.
+
+        Raises:
+            ValueError: A file was changed; it is named.
+        """
+        if self._error is not None:
+            raise self._error
+
+    def __enter__(self) -> "_Checksums":
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if kind is None:  # a short run ends before the files are read
+            self._thread.join()
+            self.check()
+
+
+@contextmanager
+def exclusive(out: Path) -> Iterator[None]:
+    """Hold the folder of a run, so that no second training writes there.
+
+    Raises:
+        RuntimeError: Another process works there.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / LOCK_FILE, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RuntimeError(
+            f"another training works in {out}; wait for it or choose another --out"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def prepare(recipe: Recipe, dataset: PackedDataset, out: Path) -> Trainer:
+    """Start a run in the new folder ``out``; store its recipe, split and first state.
+
+    Raises:
+        FileExistsError: ``out`` holds a run already.
+    """
+    check_new(out)
+    out.mkdir(parents=True, exist_ok=True)
+    # What an attempt left that ended before its recipe was written.
+    shutil.rmtree(out / "state", ignore_errors=True)
+    split = make_split(dataset, recipe.split)
+    trainer = Trainer(recipe, dataset, out, split)
+    split.save(out / SPLIT_FILE)
+    trainer.store_start()
+    content = {
+        "recipe": recipe.model_dump(mode="json"),
+        "dataset": str(Path(dataset.path).resolve()),
+        "dataset_sha256": trainer.fingerprint,
+    }
+    partial = out / f"{RECIPE_FILE}.part"
+    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    partial.replace(out / RECIPE_FILE)  # last: from here on the run can be resumed
+    return trainer
+
+
+def check_new(out: Path) -> None:
+    """Refuse a folder that holds a run.
+
+    Raises:
+        FileExistsError: It does.
+    """
+    if (out / RECIPE_FILE).exists():
+        raise FileExistsError(
+            f"{out} holds a run already; continue it with `physnet-train resume {out}` "
+            "or choose another folder"
+        )
+
+
+def reopen(out: Path) -> Trainer:
+    """Reopen the run in ``out`` at its newest stored state.
+
+    Raises:
+        FileNotFoundError: ``out`` holds no run, or the run no stored state.
+        ValueError: The dataset is not the one that the run began with.
+    """
+    file = out / RECIPE_FILE
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file} is missing; {out} is not a training run, or one that ended before "
+            "its first step: start it with physnet-train train"
+        )
+    content = json.loads(file.read_text(encoding="utf-8"))
+    recipe = recipe_from(content["recipe"], file)
+    dataset = PackedDataset.open(
+        content["dataset"], assume_multiplicity=recipe.data.assume_multiplicity
+    )
+    if dataset_fingerprint(dataset) != content["dataset_sha256"]:
+        raise ValueError(
+            f"{dataset.path} is not the dataset that {out} was begun with: its "
+            "checksums differ. Put the old one back, or start a new run"
+        )
+    trainer = Trainer(recipe, dataset, out, Split.load(out / SPLIT_FILE))
+    trainer.restore()
+    return trainer
