@@ -1,8 +1,10 @@
 """Do energies, forces and positions belong together? Differences between geometries."""
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from ase.data import atomic_masses, covalent_radii
 from numpy.typing import NDArray
 
 from physnet_ase.molecules import Molecules
@@ -12,6 +14,11 @@ Array = NDArray[Any]
 _NEAR = 0.15  # Å; beyond this the trapezoidal rule fails: 0.3 Å already costs a quarter
 _APART = 0.005  # Å; closer geometries differ in energy by rounding only
 _PAIRS_PER_GROUP = 200
+_MIN_FRAMES = 5  # of one molecule, to know the mean lengths of its bonds
+_MIN_BONDS = 20  # bond lengths seen; fewer say nothing
+_BONDED = 1.3  # times the covalent radii, in the first geometry
+_LARGEST = 300  # atoms of one molecule, all pairs of which are looked at
+_MOVED = 0.003  # Å; bonds that vary less are relaxed or rigid
 
 
 class Changes(NamedTuple):
@@ -117,3 +124,106 @@ def _superpose(positions: Array, forces: Array) -> tuple[Array, Array]:
     left[:, :, 2] *= np.sign(np.linalg.det(left @ right))[:, None]
     rotation = left @ right
     return moved @ rotation, forces[1:] @ rotation
+
+
+@dataclass(frozen=True)
+class BondForces:
+    """How forces answer when bonds are longer or shorter than on average.
+
+    Attributes:
+        correlation: Of extensions with the forces that open bonds, -1 to 1; bonds that
+            pull back, as all bonds do, are negative.
+        stiffness: eV/Å², how much force per extension.
+    """
+
+    correlation: float
+    stiffness: float
+
+
+def bond_forces(samples: list[Molecules]) -> BondForces | None:
+    """Compare bond lengths with the forces along the bonds; None without enough bonds.
+
+    Needs neither energies nor geometries that are close to each other. A bond is
+    compared with the same bond in other geometries of its molecule; where there are
+    too few of these, bonds to hydrogen with others of the same two elements.
+
+    Args:
+        samples: Molecules; those whose forces are missing are left out.
+    """
+    frames: dict[bytes, list[Array]] = {}
+    for batch in samples:
+        owned = np.concatenate(
+            [
+                batch.values["atomic_numbers"][:, None],
+                batch.values["positions"],
+                batch.values["forces"],
+            ],
+            axis=1,
+        ).astype(np.float64)
+        states = np.stack(
+            [batch.values["total_charge"], batch.values["spin_multiplicity"]], axis=1
+        )
+        starts = batch.first_atom.tolist()
+        for index, size in enumerate(batch.n_atoms.tolist()):
+            first = starts[index]
+            molecule, state = owned[first : first + size], states[index].tobytes()
+            if 1 < size <= _LARGEST and np.isfinite(molecule).all():
+                known = frames.setdefault(molecule[:, 0].tobytes() + state, [])
+                if len(known) < _PAIRS_PER_GROUP:
+                    known.append(molecule)
+    same: list[tuple[Array, Array]] = []
+    alike: dict[int, list[tuple[Array, Array]]] = {}
+    for group in map(np.array, frames.values()):
+        heavier, lengths, forces = _bonds(group)
+        if len(group) >= _MIN_FRAMES:
+            same += zip(lengths.T, forces.T, strict=True)
+        for number, length, force in zip(heavier, lengths.T, forces.T, strict=True):
+            alike.setdefault(number, []).append((length, force))
+    pooled = [
+        (np.concatenate([b[0] for b in bonds]), np.concatenate([b[1] for b in bonds]))
+        for number, bonds in alike.items()
+        if number
+    ]
+    return _answer(same) or _answer(pooled)
+
+
+def _bonds(group: Array) -> tuple[list[int], Array, Array]:
+    """Bonds of one molecule in several geometries.
+
+    Args:
+        group: [frames, atoms, 7] element, position and force.
+
+    Returns:
+        For each bond the element bound to hydrogen, 0 where there is no hydrogen;
+        [frames, bonds] lengths in Å; [frames, bonds] force that opens it in eV/Å.
+    """
+    numbers, points = group[0, :, 0].astype(int), group[..., 1:4]
+    radii = covalent_radii[numbers]
+    one, other = np.triu_indices(len(numbers), 1)
+    reach = _BONDED * (radii[one] + radii[other])
+    near = np.linalg.norm(points[0, one] - points[0, other], axis=1) < reach
+    one, other = one[near], other[near]
+    vectors = points[:, one] - points[:, other]
+    lengths = np.linalg.norm(vectors, axis=2)
+    # The light atom shows best what a bond does: relative acceleration, reduced mass.
+    masses = atomic_masses[numbers]
+    share = (masses[other] / (masses[one] + masses[other]))[:, None]
+    forces = share * group[:, one, 4:] - (1 - share) * group[:, other, 4:]
+    opening = (forces * vectors).sum(axis=2) / lengths
+    pairs = zip(numbers[one].tolist(), numbers[other].tolist(), strict=True)
+    heavier = [max(pair) if min(pair) == 1 < max(pair) else 0 for pair in pairs]
+    return heavier, lengths, opening
+
+
+def _answer(bonds: list[tuple[Array, Array]]) -> BondForces | None:
+    """Medians over the bonds that vary; None where there are too few."""
+    correlations, stiffness, seen = [], [], 0
+    for lengths, forces in bonds:
+        extension, opening = lengths - lengths.mean(), forces - forces.mean()
+        if len(lengths) >= _MIN_FRAMES and extension.std() > _MOVED and opening.any():
+            stiffness.append(-(extension @ opening) / (extension @ extension))
+            correlations.append(np.corrcoef(extension, opening)[0, 1])
+            seen += len(lengths)
+    if seen < _MIN_BONDS:
+        return None
+    return BondForces(float(np.median(correlations)), float(np.median(stiffness)))

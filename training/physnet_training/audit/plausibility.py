@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from physnet_ase.molecules import Molecules
 from physnet_ase.units import BOHR, HARTREE, KCAL_PER_MOL
 from physnet_training.audit.energies import molecule_energies
-from physnet_training.audit.energy_forces import find_changes
+from physnet_training.audit.energy_forces import bond_forces, find_changes
 from physnet_training.packed import PackedDataset
 
 Array = NDArray[Any]
@@ -54,6 +54,8 @@ _MAX_ATOMS = 300  # of one molecule, all pairs of which are looked at
 _SAMPLE_MOLECULES = 20_000
 _SAMPLE_ATOMS = 1 << 19
 _SAMPLE_RUN = 100
+_CLEAR = 0.4  # correlation of bond lengths with forces; -0.7 to -0.9 in real data
+_BOND_STIFFNESS = (1.5, 400.0)  # eV/Å²; 6 (metals) to 50 in real data
 _NOBLE = (2, 10, 18, 36, 54, 86)
 
 
@@ -174,12 +176,41 @@ def _forces(samples: list[Molecules]) -> list[Verdict]:
         magnitude = Verdict("forces", "unclear", text)
     else:
         magnitude = Verdict("forces", "plausible", found)
+    wrong = _wrong_bonds(samples) if median > _RELAXED else None
+    if wrong is not None:
+        return [Verdict("forces", "suspicious", f"{found}: {wrong}"), *_belong(samples)]
     changes = find_changes(samples)
     work = _work(changes.energies, changes.work)
     stiff = _stiff(changes.stiffness) if median > _RELAXED else None
     if work is not None and (stiff is None or stiff.verdict == "plausible"):
         stiff = None  # says less
     return [verdict for verdict in (magnitude, work, stiff) if verdict is not None]
+
+
+def _wrong_bonds(samples: list[Molecules]) -> str | None:
+    """What is wrong with forces along bonds, None where nothing is."""
+    bonds = bond_forces(samples)
+    if bonds is None or abs(bonds.correlation) < _CLEAR:
+        return None
+    if bonds.correlation > 0:
+        return (
+            "stretched bonds are pushed further apart, so that the forces look like "
+            "gradients: the sign is wrong"
+        )
+    if _BOND_STIFFNESS[0] < bonds.stiffness < _BOND_STIFFNESS[1]:
+        return None
+    side = "softer" if bonds.stiffness < _BOND_STIFFNESS[0] else "stiffer"
+    return (
+        f"bonds answer with {bonds.stiffness:.3g} eV/Å², {side} than any are: check "
+        "--force-unit"
+    )
+
+
+def _belong(samples: list[Molecules]) -> list[Verdict]:
+    """What energies say of forces that are wrong by themselves, if anything."""
+    changes = find_changes(samples)
+    work = _work(changes.energies, changes.work)
+    return [] if work is None else [work]
 
 
 def _work(energies: Array, work: Array) -> Verdict | None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from physnet_ase.molecules import Molecules
 from physnet_ase.quantities import QUANTITIES
-from physnet_ase.state import ElectronicState, check_possible
+from physnet_ase.state import ElectronicState, check_possible, signed
 from physnet_training.audit.distances import (
     closest_image,
     closest_pair,
@@ -231,14 +231,16 @@ def _wrong_charge_sums(molecules: Molecules) -> Iterator[_Finding]:
     """Atomic charges that sum to a whole number other than the total charge."""
     charge = molecules.values["total_charge"].astype(np.float64)
     sums = charge_sums(molecules)
-    for place in np.flatnonzero(np.isfinite(sums) & (sums != charge)).tolist():
+    for place in np.flatnonzero(
+        np.isfinite(sums) & (sums != charge) & np.isfinite(charge)
+    ).tolist():
         yield _Finding(
             "charges",
             place,
-            f"the atomic charges sum to {sums[place]:+g}, but the total charge is "
-            f"{charge[place]:+g}; correct one of them, name the key of the total "
-            "charge with --key total_charge=NAME, or leave the atomic charges out with "
-            "--ignore",
+            f"the atomic charges sum to {signed(int(sums[place]))}, but the total "
+            f"charge is {signed(int(charge[place]))}; correct one of them, name the "
+            "key of the total charge with --key total_charge=NAME, or leave the atomic "
+            "charges out with --ignore",
         )
 
 

@@ -21,7 +21,7 @@ READ_OPTIONS = tuple(f.name for f in fields(ReadOptions) if f.name != "first_row
 """What can be said of a source."""
 JOB_OPTIONS = ("on_invalid", "shard_molecules", "workers")
 """What can be said of a conversion as a whole."""
-_MERGED = ("keys", "where")  # tables: entries of both places hold
+_MERGED = ("keys", "where")  # tables: entries of both places hold, as of ignore
 _STAMP = ("bytes", "modified_ns")  # of a source
 
 
@@ -133,6 +133,8 @@ def make_job(
                 merged = name in _MERGED and isinstance(layer[name], dict)
                 old = options.get(name, {}) if merged else {}
                 options[name] = {**old, **layer[name]} if merged else layer[name]
+        ignored = [layer.get("ignore", ()) for layer in (content, *matching, said)]
+        options["ignore"] = tuple(dict.fromkeys(key for one in ignored for key in one))
         try:
             made.append(Source(path, read_options_from(options)))
         except ValueError as error:

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from physnet_ase.quantities import labels
 from physnet_training.packed.files import sha256
+from physnet_training.sources.keys import field_of
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,12 @@ class Taken:
     def report(self, path: Path, checksum: str) -> SourceReport:
         """The report of a source that was read to its end."""
         notes = [f"{number} molecules: {what}" for what, number in self.assumed.items()]
+        notes += [
+            f"{label.name} is stored, but no loss trains it"
+            for label in labels()
+            if label.loss_weight is None
+            and any(field_of(quantity) == label.name for quantity in self.units)
+        ]
         return SourceReport(
             path.name,
             checksum,

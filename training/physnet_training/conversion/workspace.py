@@ -170,7 +170,7 @@ class Workspace:
             else:
                 self.num_old = self._count_shards() if self.job.append else 0
                 for folder in self.path.glob("*/"):
-                    shutil.rmtree(folder)
+                    _remove(folder)
         for unfinished in (*self.assembled.glob(".*"), *self.path.glob(".*")):
             shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink()
         write_json(file, {**wanted, "num_old": self.num_old})
@@ -196,7 +196,7 @@ class Workspace:
                 f"finish it, or remove {self.path} to start anew"
             )
         for index in changed:
-            shutil.rmtree(self.source(index), ignore_errors=True)
+            _remove(self.source(index))
 
     def _leave(self) -> None:
         """After an error: keep what is worth it, and say so."""
@@ -215,3 +215,10 @@ class Workspace:
             finished,
             self.path,
         )
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder once the process of a killed command has left it."""
+    if folder.exists():
+        with locked(folder / "lock", f"writing to {folder}"):
+            shutil.rmtree(folder)

@@ -438,14 +438,25 @@ class PackedDataset:
             self.check(found)
         if quantities is not None:
             return found
-        level, group = self.take("level", rows), self.take("group", rows)
+        names_of = self._words("group", self.groups, rows)
         return Molecules(
             found.n_atoms,
             values,
             rows,
-            np.array([*self.groups, ""])[group],
-            np.array([*self.levels, ""])[level],
+            names_of,
+            self._words("level", self.levels, rows),
         )
+
+    def _words(self, name: str, words: Sequence[str], rows: Array) -> Array:
+        """The word behind each index, empty where it is -1."""
+        try:
+            return np.array([*words, ""])[self.take(name, rows)]
+        except IndexError as error:
+            raise ValueError(
+                f"{self.path}: {QUANTITIES[name].file} holds a number beyond the "
+                f"{len(words)} of {MANIFEST}; it is damaged, restore it or convert "
+                "again"
+            ) from error
 
     def batches(
         self, quantities: Sequence[str] | None = None, *, check: bool = True
