@@ -88,7 +88,9 @@ class Molecules:
         return Molecules(
             self.n_atoms[molecules],
             {
-                name: array[atoms if QUANTITIES[name].per_atom else molecules]
+                name: array.take(
+                    atoms if QUANTITIES[name].per_atom else molecules, axis=0
+                )
                 for name, array in self.values.items()
             },
             self.rows[molecules],

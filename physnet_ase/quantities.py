@@ -101,7 +101,7 @@ def dipoles(outputs: Mapping[str, Any], graph: Any) -> Any:
 
 
 def voigt_stresses(outputs: Mapping[str, Any], graph: Any) -> Any:
-    """Virials over volumes in ASE's order (xx, yy, zz, yz, xz, xy); 0 without a cell."""
+    """Virials over volumes in ASE's order xx, yy, zz, yz, xz, xy; 0 without a cell."""
     import jax.numpy as jnp
 
     volume = jnp.abs(jnp.linalg.det(graph.cell))

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from physnet_training import demo, gap_report
+from physnet_training import demo
 from physnet_training.convert import convert
 from physnet_training.packed import PackedDataset
+from physnet_training.train import gaps
 from physnet_training.train.gaps import Ladder, find_ladders, frames_by_energy
 from physnet_training.train.split import Split
 from rich.console import Console
@@ -53,10 +54,10 @@ def test_relaxation_reports_bonds_and_writes_structures(
 def test_gap_rows_hold_model_label_and_adiabatic_value(
     ladders: list[Ladder], potential: Potential, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gap_report, "MOLECULES", ("H2O",))
+    monkeypatch.setattr(gaps, "MOLECULES", ("H2O",))
     water = [ladder for ladder in ladders if ladder.name == "H2O"]
-    rows = gap_report.gap_rows(water, set(), potential, potential)
-    assert [row["gap"] for row in rows] == list(gap_report.SHORT)
+    rows = gaps.gap_rows(water, set(), potential, potential)
+    assert [row["gap"] for row in rows] == list(gaps.SHORT)
     ionization = rows[0]
     assert ionization["error_ev"] == pytest.approx(
         ionization["model_ev"] - ionization["dft_ev"]
@@ -65,7 +66,7 @@ def test_gap_rows_hold_model_label_and_adiabatic_value(
     assert ionization["model_ev"] == ionization["pretrained_ev"]
     assert 11.5 < ionization["adiabatic_model_ev"] < ionization["model_ev"]
     console = Console(record=True, width=200)
-    console.print(gap_report.gap_table(rows))
+    console.print(gaps.gap_table(rows))
     assert "H2O" in console.export_text()
 
 
@@ -75,7 +76,7 @@ def test_comparison_keeps_what_was_held_out_apart(
     water = [ladder for ladder in ladders if ladder.name == "H2O"]
     rows = [np.array(ladder.rows) for ladder in water]
     split = Split(np.concatenate(rows[1:]), rows[0], np.zeros(0, int))
-    found = gap_report.compare(water, split, potential, potential)
+    found = gaps.compare(water, split, potential, potential)
     counts = {
         part: models["this model"].get("ionization_energy", {"count": 0})["count"]
         for part, models in found.items()
@@ -86,7 +87,7 @@ def test_comparison_keeps_what_was_held_out_apart(
         "held-out molecules": 0,
     }
     console = Console(record=True, width=200)
-    console.print(gap_report.summary_table(found))
+    console.print(gaps.summary_table(found))
     text = console.export_text()
     assert "held-out geometries" in text
     assert "(2)" in text

@@ -1,6 +1,8 @@
 """The trainer: loss falls, resume is exact, what cannot work is refused."""
 
 import json
+import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,14 @@ from physnet_training.convert import convert
 from physnet_training.packed import PackedDataset
 from physnet_training.train.recipe import Recipe, recipe_from
 from physnet_training.train.run import train
-from physnet_training.train.split import SPLIT_FILE, Split
-from physnet_training.train.trainer import Trainer, prepare, reopen
+from physnet_training.train.split import Split
+from physnet_training.train.trainer import (
+    Trainer,
+    TrainingStopped,
+    exclusive,
+    prepare,
+    reopen,
+)
 
 from physnet_ase.potential import load_potential
 
@@ -61,16 +69,12 @@ def water(ladders: PackedDataset) -> np.ndarray:
 def start(
     dataset: PackedDataset, rows: np.ndarray, out: Path, recipe: Recipe
 ) -> Trainer:
-    out.mkdir(parents=True, exist_ok=True)
     states = np.stack(dataset.states_of(rows), axis=1)
     # of every state at least one molecule trains, so that it is known
     first = np.unique(states, axis=0, return_index=True)[1]
     validation = np.delete(rows, first)[:4]
     split = Split(np.setdiff1d(rows, validation), validation, np.zeros(0, int))
-    split.save(out / SPLIT_FILE)
-    content = {"recipe": recipe.model_dump(mode="json"), "dataset": str(dataset.path)}
-    (out / "recipe.json").write_text(json.dumps(content))
-    return Trainer(recipe, dataset, out, split)
+    return prepare(recipe, dataset, out, split)
 
 
 def test_loss_falls_on_a_few_molecules_in_several_states(
@@ -164,9 +168,83 @@ def test_nothing_to_resume_is_said(
 ) -> None:
     with pytest.raises(FileNotFoundError, match="is not a training run"):
         reopen(tmp_path / "nothing")
-    start(ladders, water, tmp_path / "new", make_recipe())
-    with pytest.raises(FileNotFoundError, match="no stored state"):
-        reopen(tmp_path / "new")
+
+
+def test_a_run_that_never_took_a_step_is_continued_from_the_start(
+    ladders: PackedDataset, water: np.ndarray, tmp_path: Path
+) -> None:
+    first = start(ladders, water, tmp_path / "new", make_recipe())
+    again = reopen(tmp_path / "new")
+    assert int(again.state.step) == 0
+    np.testing.assert_array_equal(again.state.weights, first.state.weights)
+
+
+def test_resuming_on_other_data_is_refused(
+    ladders: PackedDataset, water: np.ndarray, tmp_path: Path
+) -> None:
+    start(ladders, water, tmp_path / "run", make_recipe())
+    other = tmp_path / "other"
+    convert(DATA / "ladders.npz", other, where={"charge": "0"})
+    file = tmp_path / "run" / "recipe.json"
+    content = json.loads(file.read_text())
+    # A copy of the same data elsewhere is the same data.
+    copied = tmp_path / "copied"
+    shutil.copytree(ladders.path, copied)
+    file.write_text(json.dumps(content | {"dataset": str(copied)}))
+    assert int(reopen(tmp_path / "run").state.step) == 0
+    file.write_text(json.dumps(content | {"dataset": str(other)}))
+    with pytest.raises(ValueError, match="is not the dataset that .* was begun with"):
+        reopen(tmp_path / "run")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stores_the_state_and_names_the_command(
+    ladders: PackedDataset, water: np.ndarray, tmp_path: Path, number: int
+) -> None:
+    straight = start(ladders, water, tmp_path / "straight", make_recipe())
+    straight.run()
+    broken = start(ladders, water, tmp_path / "broken", make_recipe())
+    step = broken.functions.step
+
+    def signalled(state: Any, graph: Any) -> Any:
+        if int(state.step) == 7:  # long before the first validation
+            signal.raise_signal(number)
+        return step(state, graph)
+
+    broken.functions = broken.functions._replace(step=signalled)
+    with pytest.raises(
+        TrainingStopped, match=r"step 8 .*physnet-train resume .*broken"
+    ):
+        broken.run()
+    again = reopen(tmp_path / "broken")
+    assert int(again.state.step) == 8
+    again.run()
+    np.testing.assert_array_equal(again.state.average, straight.state.average)
+    assert signal.getsignal(number) is not None
+
+
+def test_only_one_training_works_in_a_folder(tmp_path: Path) -> None:
+    with (
+        exclusive(tmp_path / "run"),
+        pytest.raises(RuntimeError, match="another training works in .*run"),
+        exclusive(tmp_path / "run"),
+    ):
+        pass  # pragma: no cover
+    with exclusive(tmp_path / "run"):
+        assert (tmp_path / "run").is_dir()
+
+
+def test_changed_data_stop_the_run(
+    ladders: PackedDataset, water: np.ndarray, tmp_path: Path
+) -> None:
+    copied = tmp_path / "copied"
+    shutil.copytree(ladders.path, copied)
+    trainer = start(PackedDataset.open(copied), water, tmp_path / "run", make_recipe())
+    with (copied / "F_pack.f32").open("r+b") as file:
+        file.seek(40)
+        file.write(b"\x00\x00\x80\x3f")
+    with pytest.raises(ValueError, match=r"F_pack\.f32"):
+        trainer.run()
 
 
 def test_data_without_spin_cannot_train_unless_told(

@@ -17,7 +17,7 @@ from physnet_training.convert import convert
 from physnet_training.packed import PackedDataset
 from physnet_training.train.evaluate import evaluate_potential
 from physnet_training.train.recipe import recipe_from
-from physnet_training.train.trainer import Progress, prepare
+from physnet_training.train.trainer import TrainingProgress, prepare
 
 from physnet_ase import PhysNetCalculator, ionization_energy, load_potential
 
@@ -50,7 +50,7 @@ SMALLER = {
 REPORT_EVERY = 250
 
 
-def show(progress: Progress) -> None:
+def show(progress: TrainingProgress) -> None:
     """One line now and then, with the validation errors when just measured."""
     if progress.step % REPORT_EVERY and progress.validation is None:
         return

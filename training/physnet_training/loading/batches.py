@@ -124,9 +124,9 @@ def dense_batch(
     index = np.full(slots, -1, np.int64)
     index[:count] = molecules.rows.take(places)
     batch = {
-        "Z": _without(values["atomic_numbers"].take(atoms), holes),
-        "R": _without(values["positions"].take(atoms, axis=0), holes),
-        "F": _without(values["forces"].take(atoms, axis=0), holes),
+        "Z": _cut(values["atomic_numbers"], atoms, holes),
+        "R": _cut(values["positions"], atoms, holes),
+        "F": _cut(values["forces"], atoms, holes),
         "E": _filled(values["energy"], places, slots, 0.0),
         "N": sizes,
         "total_charge": _filled(values["total_charge"], places, slots, 0),
@@ -145,9 +145,13 @@ def dense_batch(
     return batch
 
 
-def _without(array: Array, holes: Array) -> Array:
-    array[holes] = 0
-    return array
+def _cut(array: Array, rows: Array, holes: Array) -> Array:
+    """Rows of an array, zeros at ``holes``, where the row numbers mean nothing."""
+    if len(holes) == len(rows):  # a share of a batch may have no molecule
+        return np.zeros((len(rows), *array.shape[1:]), array.dtype)
+    cut: Array = array.take(rows, axis=0)
+    cut[holes] = 0
+    return cut
 
 
 def _filled(array: Array, places: Array, length: int, fill: float) -> Array:
@@ -249,7 +253,7 @@ class GraphBatches:
         if self._periodic and self.processes > 1:
             self.shapes = [worst]  # a choice would need the others' positions
             return
-        needs = np.array([self.need(batch) for batch in batches], dtype=np.float64)
+        needs = np.array([self.need(batch)[1:] for batch in batches], np.float64)
         margin = _PAIR_MARGIN if self._estimated else 1.0
         self.shapes = choose_shapes(needs, worst, pair_margin=margin)
 

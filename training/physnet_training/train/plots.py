@@ -77,6 +77,8 @@ def plot_parity(predictions: Predictions, picture: Path) -> Path:
 def _scatter(
     axis: Any, values: dict[str, Any], kind: str, rows: Any, style: tuple[Any, str]
 ) -> None:
+    if kind not in values:  # no molecule has this label
+        return
     reference, predicted = values[f"{kind}_label"][rows], values[kind][rows]
     axis.scatter(
         reference.reshape(-1),

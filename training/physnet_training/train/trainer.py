@@ -381,8 +381,16 @@ def exclusive(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def prepare(recipe: Recipe, dataset: PackedDataset, out: Path) -> Trainer:
+def prepare(
+    recipe: Recipe, dataset: PackedDataset, out: Path, split: Split | None = None
+) -> Trainer:
     """Start a run in the new folder ``out``; store its recipe, split and first state.
+
+    Args:
+        recipe: What decides the training.
+        dataset: Its molecules.
+        out: The folder.
+        split: Who trains and who validates; None: as the recipe says.
 
     Raises:
         FileExistsError: ``out`` holds a run already.
@@ -391,7 +399,7 @@ def prepare(recipe: Recipe, dataset: PackedDataset, out: Path) -> Trainer:
     out.mkdir(parents=True, exist_ok=True)
     # What an attempt left that ended before its recipe was written.
     shutil.rmtree(out / "state", ignore_errors=True)
-    split = make_split(dataset, recipe.split)
+    split = split or make_split(dataset, recipe.split)
     trainer = Trainer(recipe, dataset, out, split)
     split.save(out / SPLIT_FILE)
     trainer.store_start()
