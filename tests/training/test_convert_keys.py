@@ -12,6 +12,7 @@ from physnet_training.convert import convert
 from physnet_training.packed import PackedDataset
 from typer.testing import CliRunner
 
+from physnet_ase.quantities import Quantity, added
 from physnet_ase.units import BOHR, DEBYE, GIGAPASCAL, HARTREE, KCAL_PER_MOL
 
 ROWS = ["O 0 0 0.119", "H 0 0.763 -0.477", "H 0 -0.763 -0.477"]
@@ -216,3 +217,44 @@ def test_three_solvents_of_a_packed_file_stay_apart(tmp_path):
     (tmp_path / "a.extxyz.gz").write_bytes(gzip.compress(text.encode()))
     convert(tmp_path / "a.extxyz.gz", tmp_path / "set")
     assert len(PackedDataset.open(tmp_path / "set").levels) == 3
+
+
+@pytest.mark.parametrize("form", ["npz", "xyz"])
+def test_labels_of_another_table_come_back(tmp_path, form):
+    """One entry each makes a label per molecule and one per atom."""
+    gap = Quantity(
+        "gap", "label", "gap.f32", dimension="energy", unit="eV", aliases=("HOMO_LUMO",)
+    )
+    shifts = Quantity("shifts", "label", "shifts.f32", per_atom=True, shape=(2,))
+    with added(gap), added(shifts):
+        if form == "npz":
+            np.savez(
+                tmp_path / "a.npz", R=np.stack([np.eye(3)] * 2), Z=[8, 1, 1],
+                E=[-2077.0, -2078.0], charge=[0, 0], homo_lumo_hartree=[0.5, 0.25],
+                shifts=np.arange(12.0).reshape(2, 3, 2),
+            )  # fmt: skip
+        else:
+            text = "".join(
+                frame(
+                    f"energy=-2077 charge=0 REF_homo_lumo_hartree={value}",
+                    ":shifts:R:2",
+                    [f"{first + 2 * i} {first + 2 * i + 1}" for i in range(3)],
+                )
+                for value, first in ((0.5, 0), (0.25, 6))
+            )
+            (tmp_path / "a.xyz").write_text(text)
+        report = convert(tmp_path / f"a.{form}", tmp_path / "set")
+        assert "gap is stored, but no loss trains it" in report.sources[0].notes
+        dataset = PackedDataset.open(tmp_path / "set")
+        assert dataset.labels == {"energy": 2, "gap": 2, "shifts": 2}
+        molecules = dataset.molecules([1, 0])
+        np.testing.assert_allclose(
+            molecules.values["gap"], [0.25 * HARTREE, 0.5 * HARTREE], rtol=1e-6
+        )
+        found = molecules.values["shifts"]
+        assert found.tolist() == [[6, 7], [8, 9], [10, 11], [0, 1], [2, 3], [4, 5]]
+        assert dataset.manifests[0]["units"]["gap"] == "eV"
+        convert(tmp_path / "set", tmp_path / "again")
+        again = PackedDataset.open(tmp_path / "again").take("gap", np.arange(2))
+        np.testing.assert_array_equal(again, dataset.take("gap", np.arange(2)))
+    assert "gap" not in PackedDataset.open(tmp_path / "set").fields

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase.build import molecule
 from data_files import batch, molecules_of
 from physnet_training.audit.energies import atom_energies
 from physnet_training.audit.energy_forces import find_changes
@@ -176,3 +177,66 @@ def test_stiffness_of_a_thermal_ensemble(rng, tmp_path, energy, forces, verdict,
     assert find_changes(samples).stiffness == pytest.approx([expected], rel=0.15)
     found = {v.quantity: v for v in judge_units(samples)}["energy and forces"]
     assert (found.verdict, text in found.text) == (verdict, True)
+
+
+@pytest.mark.parametrize("number", [100, 30])
+@pytest.mark.parametrize(
+    ("factor", "text"),
+    [
+        (1.0, None),
+        (-1.0, "look like gradients: the sign is wrong"),
+        (BOHR / HARTREE, "softer than any are: check --force-unit"),
+        (TO_KCAL, "stiffer than any are: check --force-unit"),
+        (-BOHR / HARTREE, "the sign is wrong"),
+    ],
+)
+def test_forces_of_the_wrong_sign_or_unit_show_in_bonds(
+    rng, tmp_path, number, factor, text
+):
+    """Frames too far apart for the work of forces, energies that say nothing."""
+    at_rest = molecule("CH3CHO").positions
+    numbers = molecule("CH3CHO").numbers
+    away = rng.normal(scale=0.09, size=(number, len(numbers), 3))
+    away -= away.mean(axis=1, keepdims=True)
+    with PackedWriter(tmp_path / "set") as writer:
+        writer.append(
+            molecules_of(
+                np.full(number, len(numbers)),
+                {
+                    "atomic_numbers": np.tile(numbers, number),
+                    "positions": (at_rest + away).reshape(-1, 3),
+                    "forces": factor * (-25.0 * away).reshape(-1, 3),
+                    "energy": -4150.0 + 12.5 * (away**2).sum(axis=(1, 2)),
+                    "total_charge": np.zeros(number),
+                    "spin_multiplicity": np.ones(number),
+                },
+            )
+        )
+    verdicts = judge_units(sample(PackedDataset.open(tmp_path / "set")))
+    [found] = [v for v in verdicts if v.quantity == "forces"]
+    assert found.verdict == ("plausible" if text is None else "suspicious")
+    assert text is None or text in found.text
+
+
+def test_bonds_of_single_frames_are_compared_with_each_other(rng, tmp_path):
+    """No molecule comes twice, but all have bonds between carbon and hydrogen."""
+    with PackedWriter(tmp_path / "set") as writer:
+        for name in ("CH4", "C2H6", "C2H4", "CH3OH", "H2CO", "C6H6", "CH3CN", "CH3Cl"):
+            atoms = molecule(name)
+            away = rng.normal(scale=0.05, size=(len(atoms), 3))
+            writer.append(
+                molecules_of(
+                    [len(atoms)],
+                    {
+                        "atomic_numbers": atoms.numbers,
+                        "positions": atoms.positions + away,
+                        "forces": 30.0 * away,
+                        "energy": [-1000.0],
+                        "total_charge": [0],
+                        "spin_multiplicity": [1],
+                    },
+                )
+            )
+    verdicts = judge_units(sample(PackedDataset.open(tmp_path / "set")))
+    [found] = [v for v in verdicts if v.quantity == "forces"]
+    assert "the sign is wrong" in found.text

@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
+import ase.io
 import numpy as np
 import pytest
 from physnet_training.convert import convert
@@ -194,3 +195,15 @@ def test_states(converted, file, count):
         spins = source["spin_populations"][ends[41] : ends[42]].astype("f4")
         np.testing.assert_array_equal(one(dataset, "spin_populations", 42), spins)
         assert dataset.labels["dipole"] == count
+
+
+def test_negated_forces_of_acetylacetone_are_reported(tmp_path):
+    """A hundred thermal frames, too far apart for finite differences."""
+    frames = ase.io.read(DATA / "acac/train_300K.xyz", index=":100")
+    for atoms in frames:
+        atoms.calc.results["forces"] *= -1
+    ase.io.write(tmp_path / "a.xyz", frames, format="extxyz")
+    report = convert(tmp_path / "a.xyz", tmp_path / "set")
+    found = {v["quantity"]: v for v in report.validation["units"]}["forces"]
+    assert found["verdict"] == "suspicious"
+    assert "the sign is wrong" in found["text"]

@@ -187,7 +187,8 @@ class Workspace:
 
     def _refuse_others(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
         """Only the command that made the pieces may use them."""
-        changed = [] if self._all_done() else accept_corrections(found, wanted)
+        begun = self.assembled.exists()
+        changed = [] if begun else accept_corrections(found, wanted)
         different = differences(found, wanted)
         if different:
             raise ValueError(
