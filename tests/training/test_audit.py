@@ -13,7 +13,9 @@ from physnet_training.audit.histogram import Histogram
 from physnet_training.audit.plausibility import read_for_audit
 from physnet_training.convert import convert
 from physnet_training.packed import PackedDataset, PackedWriter
-from physnet_training.references import fit_references
+
+from physnet_ase.references import References
+from physnet_ase.state import ElectronicState
 
 DATA = Path(__file__).parents[2] / "training" / "data" / "states_dft"
 ATOM = {1: -13.6, 8: -2041.0}
@@ -206,26 +208,21 @@ def test_fit_in_pieces_is_the_fit_of_all(make_molecules, tmp_path, monkeypatch):
     for piece in parts:
         chosen = np.ones(len(piece.rows), bool)
         fit.add(make_design(piece), piece.values["energy"], chosen)
-    rows = np.arange(200)
-    numbers = dataset.take("atomic_numbers", dataset.atom_rows(rows))
-    composition = np.stack(
-        [
-            np.add.reduceat(numbers == z, dataset.offsets[:-1], dtype=int)
-            for z in (1, 8)
-        ],
-        axis=1,
-    )
-    states = np.stack(dataset.states_of(rows), axis=1)
-    energies, elements = dataset.take("energy", rows), np.array([1, 8])
-    expected = fit_references(energies, composition, elements, states)
+    whole = dataset.molecules(range(200))
+    states = {ElectronicState(*pair): n for pair, n in dataset.states.items()}
+    expected, _ = References.fit([whole], dataset.elements, states)
     [found] = fit.coefficients().values()
     assert found[1] == pytest.approx(expected.element_energies[1], abs=1e-8)
     assert found[8] == pytest.approx(expected.element_energies[8], abs=1e-8)
-    np.testing.assert_allclose(
-        np.concatenate([fit.predict(make_design(piece)) for piece in parts]),
-        expected.energies(composition, elements, states),
-        atol=1e-7,
+    values = whole.values
+    wanted = expected.of_molecules(
+        values["atomic_numbers"],
+        whole.owner,
+        values["total_charge"],
+        values["spin_multiplicity"],
     )
+    predicted = np.concatenate([fit.predict(make_design(piece)) for piece in parts])
+    np.testing.assert_allclose(predicted, wanted, atol=1e-7)
 
 
 def test_histogram_keeps_what_lies_beyond_and_its_percentiles(rng):

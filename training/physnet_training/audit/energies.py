@@ -31,7 +31,7 @@ class Design(NamedTuple):
 def make_design(batch: Molecules) -> Design:
     """Composition and state of the molecules of a batch.
 
-    The neutral singlet has no column of its own, as in ``references.fit_references``;
+    The neutral singlet has no column of its own, as in ``physnet_ase.references``;
     an unknown multiplicity is a state of its own.
     """
     numbers = batch.values["atomic_numbers"]
