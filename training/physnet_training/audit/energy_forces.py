@@ -17,6 +17,8 @@ _PAIRS_PER_GROUP = 200
 _MIN_FRAMES = 5  # of one molecule, to know the mean lengths of its bonds
 _MIN_BONDS = 20  # bond lengths seen; fewer say nothing
 _BONDED = 1.3  # times the covalent radii, in the first geometry
+_MOST_FRAMES = 3000  # looked at, in runs of neighbours
+_MOST_ALIKE = 500  # molecules whose bonds to hydrogen are compared
 _LARGEST = 300  # atoms of one molecule, all pairs of which are looked at
 _MOVED = 0.003  # Å; bonds that vary less are relaxed or rigid
 
@@ -151,7 +153,8 @@ def bond_forces(samples: list[Molecules]) -> BondForces | None:
         samples: Molecules; those whose forces are missing are left out.
     """
     frames: dict[bytes, list[Array]] = {}
-    for batch in samples:
+    step = -(-sum(map(len, samples)) // _MOST_FRAMES)
+    for batch in samples[::step]:
         owned = np.concatenate(
             [
                 batch.values["atomic_numbers"][:, None],
@@ -172,11 +175,16 @@ def bond_forces(samples: list[Molecules]) -> BondForces | None:
                 if len(known) < _PAIRS_PER_GROUP:
                     known.append(molecule)
     same: list[tuple[Array, Array]] = []
-    alike: dict[int, list[tuple[Array, Array]]] = {}
-    for group in map(np.array, frames.values()):
-        heavier, lengths, forces = _bonds(group)
+    for group in frames.values():
         if len(group) >= _MIN_FRAMES:
+            _, lengths, forces = _bonds(np.array(group))
             same += zip(lengths.T, forces.T, strict=True)
+    answer = _answer(same)
+    if answer is not None:
+        return answer
+    alike: dict[int, list[tuple[Array, Array]]] = {}
+    for group in list(frames.values())[:_MOST_ALIKE]:
+        heavier, lengths, forces = _bonds(np.array(group))
         for number, length, force in zip(heavier, lengths.T, forces.T, strict=True):
             alike.setdefault(number, []).append((length, force))
     pooled = [
@@ -184,7 +192,7 @@ def bond_forces(samples: list[Molecules]) -> BondForces | None:
         for number, bonds in alike.items()
         if number
     ]
-    return _answer(same) or _answer(pooled)
+    return _answer(pooled)
 
 
 def _bonds(group: Array) -> tuple[list[int], Array, Array]:

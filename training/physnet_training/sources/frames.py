@@ -26,7 +26,7 @@ from physnet_training.sources.keys import (
     trainable,
     without_prefix,
 )
-from physnet_training.sources.levels import level_columns, level_of, refuse_one_level
+from physnet_training.sources.levels import level_columns, name_of, refuse_one_level
 from physnet_training.sources.options import Reading, ReadOptions
 
 Array = NDArray[Any]
@@ -67,6 +67,7 @@ class FrameReader:
         self._length = self._choice.factor("positions", "positions")
         self._known: dict[frozenset[Any], dict[str, list[str]]] = {}
         self._first_level: str | None = None
+        self._level_keys: list[str] = []
 
     def read(self, frame: Frame) -> Molecules | None:
         """What one frame says, in internal units; None if it is not wanted.
@@ -113,11 +114,12 @@ class FrameReader:
 
     def _keys(self, said: Mapping[str, Any], count: int) -> dict[str, list[str]]:
         """Quantity -> keys; looked up once for all frames that say the same things."""
-        shapes = {
-            key: np.shape(value) for key, value in said.items() if isinstance(key, str)
-        }
-        present = frozenset((key, shape == ()) for key, shape in shapes.items())
+        present = frozenset(
+            (key, _is_array(value)) for key, value in said.items() if type(key) is str
+        )
         if present not in self._known:
+            shapes = {key: np.shape(said[key]) for key, _ in present}
+            shapes = {key: shapes[key] for key in said if key in shapes}
             chosen = {k: v for k, v in self.options.keys.items() if k in trainable()}
             # Energies of atoms, and S or M that is an array, are something else.
             free = [key for key in shapes if not _is_other(key, shapes[key], chosen)]
@@ -125,7 +127,9 @@ class FrameReader:
             used = {key for several in keys.values() for key in several}
             used |= {key for key in free if _names_state(key)}
             used |= {*self.options.keys.values(), *self.options.where, "name"}
-            used |= {*level_columns(said, self.options), *_INITIAL, *_STRUCTURE}
+            levels = level_columns(said, self.options)
+            self._level_keys = list(dict.fromkeys([*self._level_keys, *levels]))
+            used |= {*levels, *_INITIAL, *_STRUCTURE}
             unused = {key: said[key] for key in shapes if key not in used}
             vectors = [key for key in unused if shapes[key] == (count, 3)]
             check_unused(unused, vectors, self.options, self.reading)
@@ -188,18 +192,16 @@ class FrameReader:
 
     def _level(self, energy: list[str], info: Mapping[str, Any]) -> str:
         """The level of theory that a frame names."""
-        columns = {key: str(info[key]) for key in level_columns(info, self.options)}
+        keys = self._level_keys
+        columns = {key: str(info[key]) for key in keys if key in info}
         named = meaning(energy[0]) if energy else None
-        plain = level_of(columns, named.level if named else "", _NO_LEVEL)
-        if not isinstance(plain, str) or not self.options.level:
-            return str(plain)
+        plain = name_of(columns, named.level if named else "")
+        if not self.options.level:
+            return plain
         first, self._first_level = self._first_level, self._first_level or plain
         if columns and first and first != plain:
             refuse_one_level({next(iter(columns)): [first, plain]}, self.options)
         return self.options.level
-
-
-_NO_LEVEL = ReadOptions()
 
 
 def join_frames(frames: Iterator[Molecules | None]) -> Iterator[Molecules]:
@@ -253,6 +255,11 @@ def _ignoring(atoms: Atoms, options: ReadOptions, reading: Reading) -> dict[str,
                 )
     said = {**atoms.arrays, **atoms.info, **results}
     return {key: said[key] for key in said if key not in _STRUCTURE}
+
+
+def _is_array(value: Any) -> bool:
+    """Whether a value is more than a number or a word; quick, for every frame."""
+    return isinstance(value, list | tuple) or getattr(value, "ndim", 0) > 0
 
 
 def _equal(one: Any, other: Any) -> bool:

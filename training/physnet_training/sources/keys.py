@@ -310,6 +310,7 @@ class UnitChoice:
     ) -> None:
         self.options = options
         self.units = reading.units
+        self._factors: dict[tuple[str, str], float] = {}
         self.declared = declared
         self.defaults = defaults
 
@@ -319,11 +320,14 @@ class UnitChoice:
         Raises:
             ValueError: The unit is missing or unknown, or file and option disagree.
         """
-        unit, why = self._choose(quantity, key)
-        if unit:
-            self.units[quantity] = f"{unit} ({why})"
-        factor = factor_to_internal(quantity, unit)
-        return -factor if quantity == "gradient" else factor
+        if (quantity, key) not in self._factors:
+            unit, why = self._choose(quantity, key)
+            if unit:
+                self.units[quantity] = f"{unit} ({why})"
+            factor = factor_to_internal(quantity, unit)
+            sign = -1.0 if quantity == "gradient" else 1.0
+            self._factors[quantity, key] = sign * factor
+        return self._factors[quantity, key]
 
     def _choose(self, quantity: str, key: str) -> tuple[str, str]:
         option, dimension = self._option(quantity), dimension_of(quantity)

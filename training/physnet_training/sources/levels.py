@@ -1,6 +1,7 @@
 """Levels of theory: which keys say them, and how several become one name."""
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def level_of(
         said = {
             key: str(words[min(row, len(words) - 1)]) for key, words in tables.items()
         }
-        rows.append(_name(said, otherwise))
+        rows.append(name_of(said, otherwise))
     return rows[0] if length == 1 else np.array(rows)
 
 
@@ -81,9 +82,14 @@ def refuse_one_level(columns: Mapping[str, Any], options: ReadOptions) -> None:
     )
 
 
-def _name(said: Mapping[str, str], otherwise: str) -> str:
+def name_of(said: Mapping[str, str], otherwise: str) -> str:
     """``METHOD/BASIS, SOLVENT`` of what one molecule's columns say."""
-    words = {key.lower(): word for key, word in said.items() if word}
+    return _name(tuple(said.items()), otherwise)
+
+
+@lru_cache(maxsize=1024)
+def _name(said: tuple[tuple[str, str], ...], otherwise: str) -> str:
+    words = {key.lower(): word for key, word in said if word}
 
     def first(keys: tuple[str, ...]) -> str:
         return next((words.pop(key) for key in keys if key in words), "")
