@@ -8,8 +8,8 @@ import physnet_training.packed.reader
 import pytest
 from data_files import batch
 from physnet_training.audit.audit import audit_dataset
+from physnet_training.audit.counts import Histogram
 from physnet_training.audit.energies import LinearFit, make_design
-from physnet_training.audit.histogram import Histogram
 from physnet_training.audit.plausibility import read_for_audit
 from physnet_training.convert import convert
 from physnet_training.packed import PackedDataset, PackedWriter

@@ -258,3 +258,21 @@ def test_labels_of_another_table_come_back(tmp_path, form):
         again = PackedDataset.open(tmp_path / "again").take("gap", np.arange(2))
         np.testing.assert_array_equal(again, dataset.take("gap", np.arange(2)))
     assert "gap" not in PackedDataset.open(tmp_path / "set").fields
+
+
+def test_names_and_levels_by_chosen_keys(tmp_path):
+    (tmp_path / "a.xyz").write_text(frame("energy=-2077 charge=0 mol=water code=HF/x"))
+    keys = {"name": "mol", "level": "code"}
+    convert(tmp_path / "a.xyz", tmp_path / "set", keys=keys)
+    dataset = PackedDataset.open(tmp_path / "set")
+    assert (dataset.groups, dataset.levels) == (("water",), ("HF/x",))
+    with pytest.raises(ValueError, match="no key 'cod', asked for as level"):
+        convert(tmp_path / "a.xyz", tmp_path / "other", keys={"level": "cod"})
+
+
+def test_labels_of_a_packed_dataset_can_be_left_out(make_dataset, tmp_path):
+    source = make_dataset([2, 3])
+    report = convert(source, tmp_path / "set", ignore=("charges", "stress"))
+    assert report.sources[0].ignored == ["charges", "stress"]
+    labels = PackedDataset.open(tmp_path / "set").labels
+    assert set(labels) == {"energy", "forces", "dipole", "spin_populations"}

@@ -9,8 +9,13 @@ import numpy as np
 import pytest
 from physnet_training.audit.audit import audit_dataset
 from physnet_training.audit.plot import plot_audit
-from physnet_training.audit.rows import describe_row, parse_rows
-from physnet_training.audit.summary import describe, stored_audit, table
+from physnet_training.audit.report import (
+    describe,
+    describe_row,
+    parse_rows,
+    stored_audit,
+    table,
+)
 from physnet_training.cli import app
 from physnet_training.convert import convert
 from physnet_training.packed import PackedDataset

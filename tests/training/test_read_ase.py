@@ -177,7 +177,7 @@ def test_truncated_file(tmp_path, file):
         read(tmp_path / file)
 
 
-@pytest.mark.parametrize("content", [b"", b"no file of ASE"])
+@pytest.mark.parametrize("content", [b"", b"no file of ASE", b'[{"smiles": "C#N"}]'])
 @pytest.mark.parametrize("file", WRITERS)
 def test_foreign_file_is_refused_and_left_alone(tmp_path, file, content):
     (tmp_path / file).write_bytes(content)

@@ -131,6 +131,8 @@ BAD = [
     ({"E": np.array(["a", "b"])}, "E holds <U1, expected numbers"),
     ({"N": np.array([1.0, 1.0])}, r"N is float64 of shape \(2,\), expected one whole"),
     ({"Z": np.array(["He", "Xx"])[:, None]}, "Z holds 'Xx', which is no element"),
+    ({"Z": np.array(["He", "D"])[:, None]}, "Z holds 'D', which is no .*; write H"),
+    ({"Z": np.array(["He", "C_3"])[:, None]}, "Z holds 'C_3', .*; write C"),
     ({"gradient": np.zeros((2, 1, 3)), "F": np.zeros((2, 1, 3))}, "--key forces=F"),
     ({"name": np.array(["a"])}, r"name has shape \(1,\), expected \(2,\)"),
 ]

@@ -8,10 +8,9 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from physnet_ase.molecules import Molecules
-from physnet_training.audit.counts import AuditCounts, SuspiciousRows
+from physnet_training.audit.counts import AuditCounts, Histogram, SuspiciousRows
 from physnet_training.audit.duplicates import DuplicateFinder
 from physnet_training.audit.energies import LinearFit, make_design, molecule_energies
-from physnet_training.audit.histogram import Histogram
 from physnet_training.audit.plausibility import (
     are_total,
     energy_ratio,

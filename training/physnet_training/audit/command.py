@@ -34,7 +34,7 @@ def inspect(
     """Summarise a packed dataset: contents, plausibility of units, suspicious rows."""
     from rich.console import Console
 
-    from physnet_training.audit.summary import describe, stored_audit, table
+    from physnet_training.audit.report import describe, stored_audit, table
     from physnet_training.packed import PackedDataset
 
     packed = PackedDataset.open(dataset)
@@ -58,7 +58,7 @@ def inspect(
 
 
 def _show_rows(packed: "PackedDataset", rows: str, as_json: bool) -> None:
-    from physnet_training.audit.rows import describe_row, parse_rows, row_lines
+    from physnet_training.audit.report import describe_row, parse_rows, row_lines
 
     found = [describe_row(packed, row) for row in parse_rows(rows)]
     if as_json:

@@ -20,6 +20,7 @@ _BONDED = 1.3  # times the covalent radii, in the first geometry
 _MOST_FRAMES = 3000  # looked at, in runs of neighbours
 _MOST_ALIKE = 500  # molecules whose bonds to hydrogen are compared
 _LARGEST = 300  # atoms of one molecule, all pairs of which are looked at
+_COINCIDENT = 1e-3  # Å; atoms that close have no bond, and no division by zero
 _MOVED = 0.003  # Å; bonds that vary less are relaxed or rigid
 
 
@@ -217,7 +218,7 @@ def _bonds(group: Array) -> tuple[list[int], Array, Array]:
     masses = atomic_masses[numbers]
     share = (masses[other] / (masses[one] + masses[other]))[:, None]
     forces = share * group[:, one, 4:] - (1 - share) * group[:, other, 4:]
-    opening = (forces * vectors).sum(axis=2) / lengths
+    opening = (forces * vectors).sum(axis=2) / np.maximum(lengths, _COINCIDENT)
     pairs = zip(numbers[one].tolist(), numbers[other].tolist(), strict=True)
     heavier = [max(pair) if min(pair) == 1 < max(pair) else 0 for pair in pairs]
     return heavier, lengths, opening
@@ -228,7 +229,7 @@ def _answer(bonds: list[tuple[Array, Array]]) -> BondForces | None:
     correlations, stiffness, seen = [], [], 0
     for lengths, forces in bonds:
         extension, opening = lengths - lengths.mean(), forces - forces.mean()
-        if len(lengths) >= _MIN_FRAMES and extension.std() > _MOVED and opening.any():
+        if len(lengths) >= _MIN_FRAMES and extension.std() > _MOVED and opening.std() > 0:
             stiffness.append(-(extension @ opening) / (extension @ extension))
             correlations.append(np.corrcoef(extension, opening)[0, 1])
             seen += len(lengths)

@@ -91,10 +91,7 @@ def piece_taken(folder: Path) -> Taken:
 def _read_on(
     task: SourceTask, taken: Taken, on_progress: Callable[[int], None]
 ) -> Taken:
-    """Read, check and write what lies behind the finished pieces; all that was taken.
-
-    What was taken is noted from the source's options, and its rows.
-    """
+    """Go on behind the finished pieces; what was taken in all."""
     options = replace(task.source.options, first_row=taken.end_row)
     reading = Reading(dict(taken.units), list(taken.unused), list(taken.ignored))
     before, path = taken.num_molecules, task.source.path

@@ -2,12 +2,14 @@
 
 import difflib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from ase.data import atomic_numbers as NUMBER_OF
+from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from physnet_ase.molecules import Molecules
@@ -33,6 +35,8 @@ MAX_MOLECULES = 20_000
 MAX_BYTES = 1 << 25
 """Bytes of the source in one batch, unless a single molecule has more."""
 _STATE = ("total_charge", "spin_multiplicity")
+_ISOTOPES = {"D": "H", "T": "H"}
+_LABELLED = re.compile(r"([A-Z][a-z]?)(?:\d+|_.*)")
 _TENSORS = ("stress", "virial")
 
 
@@ -319,9 +323,31 @@ def element_numbers(values: Array, key: str) -> Array:
     symbols, inverse = np.unique(plain_text(values), return_inverse=True)
     for symbol in symbols:
         if symbol and symbol not in NUMBER_OF:
-            raise ValueError(f"{key} holds {str(symbol)!r}, which is no element symbol")
+            try:
+                remedy = f"; write {element_of(str(symbol))}"
+            except KeyError:
+                remedy = ""
+            raise ValueError(
+                f"{key} holds {str(symbol)!r}, which is no element symbol{remedy}"
+            )
     numbers = np.array([NUMBER_OF[s] if s else 0 for s in symbols.tolist()])
     return numbers[inverse].reshape(values.shape)
+
+
+def element_of(label: str) -> str:
+    """The element of a label: an isotope, a number, or a symbol with a suffix.
+
+    Raises:
+        KeyError: There is no telling which element it is.
+    """
+    if label in _ISOTOPES:
+        return _ISOTOPES[label]
+    if label.isdigit() and 0 < int(label) < len(chemical_symbols):
+        return chemical_symbols[int(label)]
+    found = _LABELLED.fullmatch(label)
+    if found and found[1] in NUMBER_OF:
+        return found[1]
+    raise KeyError(label)
 
 
 def declared_units(arrays: Mapping[str, Rows]) -> dict[str, str]:

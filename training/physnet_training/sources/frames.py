@@ -107,7 +107,7 @@ class FrameReader:
             np.array([len(atoms)], dtype=np.int32),
             values,
             np.array([frame.row]),
-            np.array([str(atoms.info.get("name", ""))]),
+            np.array([str(atoms.info.get(self.options.keys.get("name", "name"), ""))]),
             np.array([self._level(keys["energy"], atoms.info)]),
             facts=frame.facts,
         )
@@ -126,7 +126,7 @@ class FrameReader:
             keys = find_all_keys(trainable(), free, chosen)
             used = {key for several in keys.values() for key in several}
             used |= {key for key in free if _names_state(key)}
-            used |= {*self.options.keys.values(), *self.options.where, "name"}
+            used |= {*self.options.keys.values(), *self.options.where, "name", "id"}
             levels = level_columns(said, self.options)
             self._level_keys = list(dict.fromkeys([*self._level_keys, *levels]))
             used |= {*levels, *_INITIAL, *_STRUCTURE}

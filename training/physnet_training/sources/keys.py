@@ -259,8 +259,8 @@ def check_unused(
         )
         ignored = " ".join(f"--ignore {key}" for key in stopping)
         raise ValueError(
-            f"{what}, but {'is' if len(stopping) == 1 else 'are'} not read; take it "
-            f"with --key {like}={first}, or leave it out with {ignored}"
+            f"{what}, but {'is' if len(stopping) == 1 else 'are'} not read; leave out "
+            f"with {ignored}, or take with --key {like}={first}"
         )
 
 
@@ -323,7 +323,7 @@ class UnitChoice:
         if (quantity, key) not in self._factors:
             unit, why = self._choose(quantity, key)
             if unit:
-                self.units[quantity] = f"{unit} ({why})"
+                self.units.setdefault(quantity, f"{unit} ({why})")
             factor = factor_to_internal(quantity, unit)
             sign = -1.0 if quantity == "gradient" else 1.0
             self._factors[quantity, key] = sign * factor

@@ -1,6 +1,6 @@
 """Levels of theory: which keys say them, and how several become one name."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -16,13 +16,19 @@ _METHODS = ("method", "functional")
 _BASES = ("basis", "basis_set")
 
 
-def level_columns(available: Iterable[Any], options: ReadOptions) -> list[str]:
+def level_columns(available: Collection[Any], options: ReadOptions) -> list[str]:
     """Keys that say the level of theory, without those that ``--where`` fixes.
 
     Where there is a solvent model, the word of a solvent says nothing more.
+
+    Raises:
+        ValueError: The key that was chosen is not there.
     """
-    if "level" in options.keys:
-        return [options.keys["level"]]
+    chosen = options.keys.get("level")
+    if chosen is not None:
+        if chosen not in available:
+            raise ValueError(f"there is no key {chosen!r}, asked for as level")
+        return [chosen]
     columns = [
         key
         for key in available

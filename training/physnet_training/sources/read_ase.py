@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase import Atoms
+from ase.io.formats import UnknownFileTypeError
 from ase.io.trajectory import Trajectory
 
 from physnet_ase.molecules import Molecules
@@ -27,6 +28,7 @@ _DAMAGE = (
     TypeError,
     AttributeError,
     sqlite3.Error,
+    UnknownFileTypeError,
     JSONDecodeError,
 )
 _AT_ONCE = 1000  # database rows held in memory

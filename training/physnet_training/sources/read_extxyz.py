@@ -24,6 +24,7 @@ from ase.data import chemical_symbols
 from ase.io.extxyz import read_xyz
 
 from physnet_ase.molecules import Molecules
+from physnet_training.sources.arrays import element_of
 from physnet_training.sources.frames import Frame, FrameReader, join_frames
 from physnet_training.sources.options import Reading, ReadOptions
 
@@ -40,8 +41,6 @@ _DAMAGE = (
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 """Endings of packed text that is read as it stands."""
 _SYMBOLS = {symbol: symbol for symbol in chemical_symbols[1:]}
-_ISOTOPES = {"D": "H", "T": "H"}
-_LABELLED = re.compile(r"([A-Z][a-z]?)(?:\d+|_.*)")
 _NUMBER = r"(-\d+\.\d+(?:[eE][-+]?\d+)?)"
 _COMMENTS = {
     "a number alone, as CREST writes it": re.compile(rf"{_NUMBER}(?:\s+!.*)?"),
@@ -294,22 +293,10 @@ def _with_elements(text: _Text, columns: list[str]) -> tuple[_Text, str]:
         words = line.split()
         symbol = words[place].capitalize()
         if symbol not in _SYMBOLS:
-            words[place] = renamed[words[place]] = _element(words[place])
+            words[place] = renamed[words[place]] = element_of(words[place])
         atoms.append(" ".join(words) + "\n")
     shown = ", ".join(f"{label} as {symbol}" for label, symbol in renamed.items())
     return _Text(text.comment, atoms, text.vectors), f"atoms named {shown} taken"
-
-
-def _element(label: str) -> str:
-    """The element of a label: an isotope, a number, or a symbol with a suffix."""
-    if label in _ISOTOPES:
-        return _ISOTOPES[label]
-    if label.isdigit() and 0 < int(label) < len(chemical_symbols):
-        return chemical_symbols[int(label)]
-    found = _LABELLED.fullmatch(label)
-    if found and found[1] in _SYMBOLS:
-        return found[1]
-    raise KeyError(label)
 
 
 _QM9_FACT = "raw QM9: U0 in hartree, Mulliken charges, neutral singlets, " + _QM9_LEVEL

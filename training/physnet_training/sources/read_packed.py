@@ -74,7 +74,8 @@ def count_packed(path: Path) -> int | None:
 def _check_options(
     dataset: PackedDataset, options: ReadOptions, reading: Reading
 ) -> None:
-    names = ("positions", *dataset.labels)
+    reading.ignored += [key for key in options.ignore if key in dataset.fields]
+    names = [n for n in ("positions", *dataset.labels) if n not in options.ignore]
     units = {name: QUANTITIES[name].unit for name in names}
     choice = UnitChoice(options, reading, declared=units, defaults={})
     for name in names:
