@@ -70,7 +70,7 @@ class ModelMetadata(BaseModel):
     states: list[StateRecord] = Field(min_length=1)
     levels_of_theory: list[str] = Field(default_factory=list)
     electrostatics: str = Field(
-        "all pairs in open systems; force-shifted at the cutoff in periodic ones",
+        "all pairs in open molecules; Ewald's sum in periodic cells",
         description="which Coulomb sum the energies hold",
     )
     periodic_structures: int | None = Field(

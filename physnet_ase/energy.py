@@ -50,8 +50,8 @@ def atomic_terms(
 ) -> AtomicTerms:
     """Network and physics of a graph whose pair vectors are given (eV, Å, e).
 
-    Positions are not read, so callers with their own displacement function (jax-md)
-    differentiate through the vectors they pass.
+    Only Ewald's sum reads positions and cells, so callers with their own displacement
+    function (jax-md) differentiate through the vectors they pass.
     """
     graph = jax.tree.map(jnp.asarray, graph._replace(labels=None))
     distances, safe = _safe_length(vectors, graph.pair_mask, config.cutoff)

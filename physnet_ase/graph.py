@@ -52,6 +52,7 @@ class Graph(NamedTuple):
     molecule_mask: Array  # [molecules] bool
     periodic: Array  # [molecules] bool, any periodic direction
     cell: Array  # [molecules, 3, 3] Å, rows are lattice vectors, zeros without one
+    k_vectors: Array  # [molecules, k, 3] int32 multiples of reciprocal lattice vectors
     labels: Labels | None = None
 
 
@@ -62,11 +63,12 @@ class Capacity(NamedTuple):
     atoms: int
     pairs: int
     long_pairs: int
+    k_vectors: int = 0  # of each molecule
 
     def holds(self, need: "Capacity") -> bool:
         """Whether a batch fits; padded pairs need a padded atom to point at."""
         fits = all(have >= want for have, want in zip(self, need, strict=True))
-        padded_pairs = self[2:] != need[2:]
+        padded_pairs = self[2:4] != need[2:4]
         return fits and (self.atoms > need.atoms or not padded_pairs)
 
 
@@ -81,7 +83,10 @@ def size_class(count: int, *, smallest: int = 4, ratio: float = 1.6) -> int:
 def needed_capacity(molecules: Molecules, pairs: Pairs) -> Capacity:
     """Exactly what a batch takes."""
     atoms = len(molecules.values["atomic_numbers"])
-    return Capacity(len(molecules), atoms, len(pairs.senders), len(pairs.long_senders))
+    waves = 0 if pairs.waves is None else pairs.waves.shape[1]
+    return Capacity(
+        len(molecules), atoms, len(pairs.senders), len(pairs.long_senders), waves
+    )
 
 
 def fit_capacity(molecules: Molecules, pairs: Pairs) -> Capacity:
@@ -102,6 +107,7 @@ def fit_capacity(molecules: Molecules, pairs: Pairs) -> Capacity:
         atoms=size_class(need.atoms + 1, ratio=2),
         pairs=size_class(need.pairs, smallest=16, ratio=2),
         long_pairs=size_class(long, smallest=16, ratio=4) if long else 0,
+        k_vectors=size_class(need.k_vectors, ratio=1.3) if need.k_vectors else 0,
     )
 
 
@@ -132,6 +138,10 @@ def build_graph(
     cell = np.zeros((size.molecules, 3, 3), positions.dtype)
     if "cell" in values:
         cell[:count] = np.nan_to_num(values["cell"])
+    waves = np.zeros((size.molecules, size.k_vectors, 3), np.int32)
+    if pairs.waves is not None and pairs.cells is not None:
+        waves[:count, : pairs.waves.shape[1]] = pairs.waves
+        cell[:count][molecules.periodic] = pairs.cells[molecules.periodic]
     return Graph(
         atomic_numbers=_padded(values["atomic_numbers"], size.atoms, 0),
         positions=_padded(positions, size.atoms, 0.0),
@@ -149,6 +159,7 @@ def build_graph(
         molecule_mask=_mask(count, size.molecules),
         periodic=_padded(molecules.periodic, size.molecules, False),
         cell=cell,
+        k_vectors=waves,
         labels=None if weight is None else _labels(molecules, size, labels, weight),
     )
 

@@ -8,13 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax_md import partition
+from jax_md import partition, space
 from jaxtyping import Array, Bool, Float, Int
 
 from physnet_ase.energy import atomic_terms
 from physnet_ase.graph import Graph
 from physnet_ase.potential import Potential
 from physnet_ase.programs import refuse_after_fork
+from physnet_ase.reciprocal import k_vectors
 from physnet_ase.state import ElectronicState, num_electrons
 
 EnergyFn = Callable[..., Float[Array, ""]]
@@ -42,7 +43,7 @@ def physnet_neighbor_list(
     differ in positions, lists and states.
 
     Coulomb: in open systems all pairs, also those beyond the neighbour list; in
-    periodic ones the pairs within the cutoff, force-shifted.
+    periodic ones Ewald's sum.
 
     Values that only exist inside compiled code cannot raise. Energy and forces are NaN
     when the neighbour list has overflowed or its cells are too small (allocate a new
@@ -103,15 +104,48 @@ def physnet_neighbor_list(
         **neighbor_kwargs,
     )
     neighbor_fn = _comparable(neighbor_fn)
+    lattice = _Lattice(box, fractional_coordinates, cutoff) if periodic else None
     defaults = state_fn, (total_charge, spin_multiplicity)
-    return neighbor_fn, _energy_fn(displacement_fn, potential, defaults, periodic)
+    return neighbor_fn, _energy_fn(displacement_fn, potential, defaults, lattice)
+
+
+class _Lattice:
+    """Where atoms and cell are in Å, for Ewald's sum.
+
+    The k-vectors are those of the box at the start: their range has a margin, and a box
+    that has grown by more than a tenth wants a new energy function.
+    """
+
+    def __init__(self, box: Any, fractional: bool, cutoff: float) -> None:
+        self.matrix = _matrix(jnp.asarray(box))
+        self.fractional = fractional
+        cell = np.asarray(self.matrix, np.float64).T
+        self.waves = k_vectors(cell, cutoff)[None]
+
+    def place(
+        self, position: Float[Array, "atoms 3"], box: Any, perturbation: Any
+    ) -> tuple[Float[Array, "atoms 3"], Float[Array, "1 3 3"]]:
+        """Cartesian positions, and the cell with lattice vectors as rows."""
+        matrix = self.matrix if box is None else _matrix(jnp.asarray(box))
+        # jax-md's own map of fractions: its derivative is that of Cartesian positions.
+        place = space.transform(matrix, position) if self.fractional else position
+        cell = matrix.T
+        if perturbation is not None:
+            strain = _matrix(jnp.asarray(perturbation))
+            place, cell = place @ strain.T, cell @ strain.T
+        return place.astype(position.dtype), cell[None].astype(position.dtype)
+
+
+def _matrix(box: Any) -> Any:
+    """A box, or a strain, as a 3x3 matrix."""
+    return box if box.ndim == 2 else jnp.diag(jnp.broadcast_to(box, (3,)))
 
 
 def _energy_fn(
     displacement_fn: Callable[..., Any],
     potential: Potential,
     state: "tuple[StateCheck, tuple[Any, Any]]",
-    periodic: bool,
+    lattice: _Lattice | None,
 ) -> EnergyFn:
     """Close the energy over weights, atomic numbers and the default state."""
     state_fn, defaults = state
@@ -135,7 +169,11 @@ def _energy_fn(
         if box is not None:
             usable &= check_box(box, cutoff)
             kwargs["box"] = box
-        graph = _graph(numbers, neighbor, (charge, multiplicity), periodic=periodic)
+        graph = _graph(numbers, neighbor, charge, multiplicity, lattice is not None)
+        if lattice is not None:
+            place, cell = lattice.place(position, box, perturbation)
+            waves = jnp.asarray(lattice.waves)
+            graph = graph._replace(positions=place, cell=cell, k_vectors=waves)
         vector_fn = jax.vmap(partial(displacement_fn, **kwargs))
         terms = atomic_terms(
             potential.config,
@@ -166,8 +204,8 @@ def _comparable(neighbor_fn: partition.NeighborListFns) -> partition.NeighborLis
 def _graph(
     numbers: np.ndarray,
     neighbor: partition.NeighborList,
-    state: tuple[Int[Array, ""], Int[Array, ""]],
-    *,
+    charge: Int[Array, ""],
+    multiplicity: Int[Array, ""],
     periodic: bool,
 ) -> Graph:
     """One molecule without padded atoms; pairs as jax-md keeps them, sorted."""
@@ -176,7 +214,7 @@ def _graph(
     long = np.triu_indices(0 if periodic else count, 1)
     graph = Graph(
         atomic_numbers=numbers,
-        positions=np.zeros((count, 3)),  # never read: the pair vectors are given
+        positions=np.zeros((count, 3)),  # not read in open systems
         molecule_index=np.zeros(count, np.int32),
         atom_mask=np.ones(count, bool),
         senders=jnp.minimum(senders, count - 1),
@@ -186,11 +224,12 @@ def _graph(
         long_senders=long[1].astype(np.int32),
         long_receivers=long[0].astype(np.int32),
         long_pair_mask=np.ones(len(long[0]), bool),
-        total_charge=state[0][None],
-        spin_multiplicity=state[1][None],
+        total_charge=charge[None],
+        spin_multiplicity=multiplicity[None],
         molecule_mask=np.ones(1, bool),
         periodic=np.full(1, periodic),
         cell=np.zeros((1, 3, 3)),
+        k_vectors=np.zeros((1, 0, 3), np.int32),
     )
     return jax.tree.map(jnp.asarray, graph)
 
@@ -317,7 +356,7 @@ def is_periodic(
             "displacement_fn wraps distances but box is None; pass its box, or use "
             "jax_md.space.free() for an open system"
         )
-    matrix = box if box.ndim == 2 else jnp.diag(jnp.broadcast_to(box, (3,)))
+    matrix = _matrix(box)
     image = (
         jnp.ones(3, dtype) if fractional_coordinates else matrix @ jnp.ones(3, dtype)
     )

@@ -9,6 +9,7 @@ import vesin
 from numpy.typing import NDArray
 
 from physnet_ase.molecules import Molecules
+from physnet_ase.reciprocal import ewald_cell, k_vectors
 
 Array = NDArray[Any]
 
@@ -18,6 +19,8 @@ DEFAULT_SKIN = 0.5
 """Å beyond the cutoff that a reusable list covers."""
 CLOSEST_DISTANCE = 0.1
 """Å; atoms nearer than this are a mistake in the structure, not a geometry."""
+CLOSEST_IMAGE = 1.5
+"""Å; an atom nearer to its own image than this is in a cell that cannot be meant."""
 _CELL_LIST_SIZE = 256
 """Atoms from which an open molecule's pairs are looked up instead of filtered."""
 _CACHED_SIZE = 64
@@ -36,6 +39,9 @@ class Pairs(NamedTuple):
     shifts: Array | None  # [pairs, 3] Å, None: no pair crosses a boundary
     long_senders: Array  # [long_pairs] int32
     long_receivers: Array  # [long_pairs] int32
+    # Of periodic molecules, for Ewald's sum; None: there are none.
+    waves: Array | None = None  # [molecules, k, 3] int32, zeros beyond a molecule's own
+    cells: Array | None = None  # [molecules, 3, 3] Å, with vacuum where not periodic
 
     def vectors(self, positions: Array) -> Array:
         """[pairs, 3] Å from receiver to sender."""
@@ -104,12 +110,15 @@ def pairs_from(
     return joined[0], joined[1]
 
 
-def find_pairs(molecules: Molecules, cutoff: float | None) -> Pairs:
+def find_pairs(
+    molecules: Molecules, cutoff: float | None, *, skin: float = 0.0
+) -> Pairs:
     """All directed pairs within ``cutoff`` Å, periodic images included.
 
     Args:
         molecules: Their positions and, where there are periodic ones, cells.
         cutoff: None keeps all pairs of open molecules.
+        skin: Å beyond the cutoff that the list covers, to be used again.
 
     Raises:
         ValueError: Periodic molecules without a cutoff.
@@ -119,23 +128,29 @@ def find_pairs(molecules: Molecules, cutoff: float | None) -> Pairs:
     if cutoff is not None:
         looked_up |= sizes > _CELL_LIST_SIZE
     if not looked_up.any():
-        return _open_pairs(sizes, molecules.values["positions"], cutoff)
+        reach = None if cutoff is None else cutoff + skin
+        return _open_pairs(sizes, molecules.values["positions"], reach)
     if cutoff is None:
         raise ValueError(
             f"molecule {molecules.rows[np.argmax(periodic)]} is periodic: its pairs "
             "need a cutoff"
         )
     positions, first = molecules.values["positions"], molecules.first_atom
+    reach = cutoff + skin
     parts = []
     for index, size in enumerate(sizes.tolist()):
         own = positions[first[index] : first[index] + size]
         if not looked_up[index]:
-            parts.append(_open_pairs(sizes[index : index + 1], own, cutoff))
+            parts.append(_open_pairs(sizes[index : index + 1], own, reach))
         elif periodic[index]:
-            cell, pbc = (molecules.values[name][index] for name in ("cell", "pbc"))
-            parts.append(_looked_up_pairs(own, cutoff, cell, pbc.astype(bool)))
+            pbc = molecules.values["pbc"][index].astype(bool)
+            cell = ewald_cell(molecules.values["cell"][index], pbc, own)
+            found = _looked_up_pairs(own, reach, cell, pbc)
+            waves = k_vectors(cell, cutoff)[None]
+            parts.append(found._replace(waves=waves, cells=cell[None]))
         else:
-            parts.append(_looked_up_pairs(own, cutoff, np.zeros((3, 3)), np.zeros(3)))
+            box, nowhere = np.zeros((3, 3)), np.zeros(3, bool)
+            parts.append(_looked_up_pairs(own, reach, box, nowhere))
     return join_pairs(parts, sizes)
 
 
@@ -167,7 +182,22 @@ def join_pairs(parts: Sequence[Pairs], n_atoms: Array) -> Pairs:
         shifts,
         joined("long_senders"),
         joined("long_receivers"),
+        *_joined_waves(parts),
     )
+
+
+def _joined_waves(parts: Sequence[Pairs]) -> tuple[Array | None, Array | None]:
+    """k-vectors and cells of all parts, zeros where a molecule is open."""
+    if all(part.waves is None for part in parts):
+        return None, None
+    most = max(part.waves.shape[1] for part in parts if part.waves is not None)
+    waves = np.zeros((len(parts), most, 3), np.int32)
+    cells = np.zeros((len(parts), 3, 3))
+    for index, part in enumerate(parts):
+        if part.waves is not None and part.cells is not None:
+            waves[index, : part.waves.shape[1]] = part.waves[0]
+            cells[index] = part.cells[0]
+    return waves, cells
 
 
 def _open_pairs(sizes: Array, positions: Array, cutoff: float | None) -> Pairs:
@@ -193,14 +223,13 @@ def _widest(first: Array, positions: Array) -> float:
     return 1.001 * float(np.sqrt(np.square(extent).sum(axis=1).max()))
 
 
-def _looked_up_pairs(positions: Array, cutoff: float, cell: Array, pbc: Array) -> Pairs:
+def _looked_up_pairs(positions: Array, reach: float, box: Array, pbc: Array) -> Pairs:
     """Pairs of one large or periodic structure from a cell list."""
-    box = np.where(np.isfinite(cell), cell, 0.0).astype(np.float64)
-    finder = vesin.NeighborList(cutoff=cutoff, full_list=True)
+    finder = vesin.NeighborList(cutoff=reach, full_list=True)
     receivers, senders, images = finder.compute(
         points=np.asarray(positions, np.float64),
         box=box,
-        periodic=np.asarray(pbc, bool),
+        periodic=pbc,
         quantities="ijS",
     )
     order = np.argsort(receivers, kind="stable")
@@ -219,7 +248,8 @@ def check_distances(molecules: Molecules, pairs: Pairs) -> None:
     """Refuse coincident atoms of one molecule, periodic images included.
 
     Raises:
-        ValueError: Two atoms are nearer than ``CLOSEST_DISTANCE``; they are named.
+        ValueError: Two atoms are nearer than ``CLOSEST_DISTANCE``, or one to its own
+            image than ``CLOSEST_IMAGE``; they are named.
     """
     vectors = pairs.vectors(molecules.values["positions"])
     squared = np.einsum("ij,ij->i", vectors, vectors)
@@ -229,6 +259,15 @@ def check_distances(molecules: Molecules, pairs: Pairs) -> None:
             f"atoms {pairs.receivers[pair]} and {pairs.senders[pair]} are only "
             f"{np.sqrt(squared[pair]):.3g} Å apart (periodic images included); atoms "
             f"nearer than {CLOSEST_DISTANCE} Å are refused, check the positions"
+        )
+    own = pairs.senders == pairs.receivers
+    if own.any() and np.min(squared[own]) < CLOSEST_IMAGE**2:
+        pair = int(np.flatnonzero(own)[np.argmin(squared[own])])
+        raise ValueError(
+            f"atom {pairs.receivers[pair]} and its own periodic image are only "
+            f"{np.sqrt(squared[pair]):.3g} Å apart; a cell needs lattice vectors of at "
+            f"least {CLOSEST_IMAGE} Å, check its unit, or set atoms.pbc = False for a "
+            "molecule"
         )
 
 
@@ -244,7 +283,7 @@ class PairCache:
         """Return pairs that hold at least those within the cutoff."""
         if self._last is not None and self._still_valid(self._last[0], molecule):
             return self._last[1]
-        pairs = evaluation_pairs(molecule, self.cutoff + self.skin)
+        pairs = evaluation_pairs(molecule, self.cutoff, skin=self.skin)
         self._last = (molecule, pairs)
         self.num_builds += 1
         return pairs
@@ -309,10 +348,10 @@ def _unwrapped(
     return fractions @ box
 
 
-def evaluation_pairs(molecule: Molecules, cutoff: float) -> Pairs:
+def evaluation_pairs(molecule: Molecules, cutoff: float, *, skin: float = 0.0) -> Pairs:
     """Pairs of one molecule for evaluations: every pair of a small open one.
 
     Its shapes then follow from its number of atoms alone, and no list grows old.
     """
     small = molecule.n_atoms[0] <= ALL_PAIRS_LIMIT and not molecule.periodic[0]
-    return find_pairs(molecule, None if small else cutoff)
+    return find_pairs(molecule, None if small else cutoff, skin=skin)

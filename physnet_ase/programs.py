@@ -86,7 +86,11 @@ class Programs:
         refuse_after_fork()
         with jax.enable_x64(self.dtype == np.float64):
             graph = self._cast(graph)
-            sizes = (kind, *map(len, _one_of_each_length(graph)))
+            sizes = (
+                kind,
+                *map(len, _one_of_each_length(graph)),
+                *graph.k_vectors.shape,
+            )
             program = self._compiled.get(sizes) or self._compile(sizes, graph)
             return program(self._device_params, graph)
 

@@ -237,6 +237,13 @@ _TABLE = (
         ase_name="stress",
     ),
     Quantity(
+        "s_squared",
+        "label",
+        "s_squared.f32",
+        unit="hbar^2",
+        aliases=("s_squared", "spin_squared"),
+    ),
+    Quantity(
         "level",
         "index",
         "level.i16",

@@ -328,7 +328,7 @@ def _named(
     """
     named: dict[str, _Number] = {}
     info = {key: f"atoms.info[{key!r}]" for key in atoms.info if isinstance(key, str)}
-    others = {key: f"atoms.{key}" for key in vars(atoms) if key not in info}
+    others = {key: f"atoms.{key}" for key in vars(atoms)}
     for kind in kinds:
         for entries, words in ((atoms.info, info), (vars(atoms), others)):
             for key in words:

@@ -2,10 +2,14 @@
 
 import csv
 
-from physnet_training.label import Run
-from physnet_training.labelling.methods import Method
-from physnet_training.labelling.plan import Plan, parse_states, read_structures
-from physnet_training.labelling.sampling import Sampling
+from physnet_training.label import (
+    Method,
+    Plan,
+    Run,
+    Sampling,
+    parse_states,
+    read_structures,
+)
 
 STATES = "0,1 1,2 -1,2 0,3 0,2"
 SHIFTS = Sampling(kind="displace", samples=3, seed=5)
@@ -13,7 +17,7 @@ ONE = Run(workers=1)
 
 
 def plan_for(names=("H2O", "CH3"), factory="springs", states=STATES, sampling=SHIFTS):
-    return Plan(
+    return Plan.of(
         read_structures(names, own_states=False),
         Method(f"label_calculator:{factory}"),
         parse_states(states),

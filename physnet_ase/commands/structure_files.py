@@ -1,8 +1,10 @@
 """Structures of the command line: reading any ASE format or a name, writing back."""
 
+import codecs
 import os
 from collections.abc import Sequence
 from difflib import get_close_matches
+from io import StringIO
 from pathlib import Path
 
 import ase.io
@@ -12,6 +14,7 @@ from ase.collections import g2
 from ase.io.formats import filetype, ioformats
 
 from physnet_ase.state import state_keys
+from physnet_ase.stated_charges import stated_charge
 
 
 def read_structure(text: str, charge: int | None, multiplicity: int | None) -> Atoms:
@@ -53,16 +56,65 @@ def read_structure(text: str, charge: int | None, multiplicity: int | None) -> A
 
 
 def _read_file(text: str) -> Atoms:
+    """A structure with the charge that its file states; what ASE drops is put back."""
+    whole = Path(text).exists()  # then an @ belongs to the name
+    path = Path(text if whole else text.rpartition("@")[0])
     try:
-        atoms = ase.io.read(text)
+        decoded = _decoded(path)
+        if decoded is not None:
+            atoms = ase.io.read(decoded, format="extxyz")
+        else:
+            atoms = ase.io.read(text, do_not_split_by_at_sign=whole)
     # ASE's readers raise anything at all on a damaged file.
     except Exception as error:
-        raise ValueError(
-            f"{text}: ASE cannot read this file ({type(error).__name__}: {error})"
-        ) from error
+        raise ValueError(f"{text}: {_why_unreadable(path, error)}") from error
     if not isinstance(atoms, Atoms):
         raise ValueError(f"{text} holds {len(atoms)} structures; pick one: FILE@0")
+    if atoms.pbc.any() and not atoms.cell.array.any():
+        atoms.pbc = False  # a lattice of zeros is a way to say "not periodic"
+    named = state_keys(atoms.info)
+    for key, value in stated_charge(path).items():
+        known = named["charge" if key == "charge" else "multiplicity"]
+        if not known:
+            atoms.info[key] = value
     return atoms
+
+
+def _decoded(path: Path) -> StringIO | None:
+    """An XYZ file that is not plain UTF-8 as text; None where ASE can read it."""
+    if path.suffix.lower() not in (".xyz", ".extxyz"):
+        return None
+    content = path.read_bytes()
+    for mark, encoding in (
+        (codecs.BOM_UTF8, "utf-8-sig"),
+        (codecs.BOM_UTF16_LE, "utf-16"),
+        (codecs.BOM_UTF16_BE, "utf-16"),
+    ):
+        if content.startswith(mark):
+            return StringIO(content.decode(encoding))
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return StringIO(content.decode("latin-1"))
+    return None
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    """What ASE's error means, and what to do."""
+    if not path.stat().st_size:
+        return "the file is empty"
+    unknown = isinstance(error, KeyError) and str(error).strip("'\"")
+    if unknown and len(unknown) <= 4:
+        hint = (
+            "; write deuterium as H and set its mass with atoms.set_masses"
+            if unknown in ("D", "T")
+            else "; atoms need element symbols, without numbers or labels"
+        )
+        return f"{unknown!r} is no element{hint}"
+    return (
+        f"ASE cannot read this file ({type(error).__name__}: {error}); name a format "
+        "by the ending (.xyz, .mol, .pdb, .cif, …), or check the file with ase.io.read"
+    )
 
 
 def check_output(path: Path | None) -> None:

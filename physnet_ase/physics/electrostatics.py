@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Int, Num
 from physnet_ase.config import ModelConfig
 from physnet_ase.graph import Graph
 from physnet_ase.network.radial import smooth_cutoff
+from physnet_ase.physics.ewald import ewald_pair_potential, reciprocal_energies
 from physnet_ase.physics.surroundings import Surroundings
 from physnet_ase.units import COULOMB_CONSTANT
 
@@ -43,18 +44,6 @@ def damped_inverse(
     return mix / jnp.sqrt(distance**2 + 1.0) + (1.0 - mix) / distance
 
 
-def shifted_inverse(
-    distance: Float[Array, " pairs"], cutoff: float
-) -> Float[Array, " pairs"]:
-    """Damped 1/r whose value and slope reach zero at the cutoff, for periodic cells.
-
-    Beyond half the cutoff it is 1/r + r/r_c² - 2/r_c, the shifted force of Fennell &
-    Gezelter (J. Chem. Phys. 2006, 124, 234104) without their damping.
-    """
-    inverse = damped_inverse(distance, cutoff) + distance / cutoff**2 - 2.0 / cutoff
-    return jnp.where(distance < cutoff, inverse, 0.0)
-
-
 def coulomb_energies(
     charges: Float[Array, " atoms"],
     inverse: Float[Array, " pairs"],
@@ -70,9 +59,10 @@ def coulomb_energies(
 def electrostatic_energies(
     config: ModelConfig, around: Surroundings
 ) -> Float[Array, " atoms"]:
-    """Coulomb energy of the predicted charges in eV: all pairs of open molecules.
+    """Coulomb energy of the predicted charges in eV.
 
-    In periodic cells, the pairs within the cutoff, force-shifted.
+    All pairs of open molecules; Ewald's sum in periodic cells, damped at short range as
+    in open ones.
     """
     graph, cutoff = around.graph, config.cutoff
     inverse = damped_inverse(around.long_distances, cutoff)
@@ -80,9 +70,16 @@ def electrostatic_energies(
     energies = coulomb_energies(
         around.charges, inverse, graph.long_senders, graph.long_receivers
     )
+    if graph.k_vectors.shape[1] == 0:
+        return energies  # no periodic molecule
     periodic = graph.periodic[graph.molecule_index][graph.receivers]
-    inverse = 0.5 * shifted_inverse(around.distances, cutoff)
-    inverse = jnp.where(graph.pair_mask & periodic, inverse, 0.0)
-    return energies + coulomb_energies(
-        around.charges, inverse, graph.senders, graph.receivers
+    r = around.distances
+    damping = damped_inverse(r, cutoff) - 1.0 / r
+    pair = 0.5 * (ewald_pair_potential(r, cutoff) + damping)  # listed both ways
+    energies = energies + coulomb_energies(
+        around.charges,
+        jnp.where(graph.pair_mask & periodic, pair, 0.0),
+        graph.senders,
+        graph.receivers,
     )
+    return energies + reciprocal_energies(around.charges, graph, cutoff)

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import molecule
+from ase.calculators.lj import LennardJones
+from ase.calculators.mixing import SumCalculator
 
-from physnet_ase import PhysNetCalculator, untrained_potential
+from physnet_ase import PhysNetCalculator, SumOfCalculators, untrained_potential
 from physnet_ase.config import ModelConfig
 from physnet_ase.evaluation import Batch
 
@@ -174,3 +176,31 @@ def test_pair_lists_are_reused_within_the_skin():
         fresh = PhysNetCalculator(POTENTIAL, dtype="float64").get_forces(atoms.copy())
         np.testing.assert_allclose(forces, fresh, atol=1e-9)
         assert atoms.calc._pair_cache.num_builds == builds
+
+
+def test_a_sum_asks_its_members_whether_the_state_changed(water):
+    calculator = water.calc
+    parts = [calculator, LennardJones(epsilon=0.0)]
+    energies = {}
+    for kind in (SumCalculator, SumOfCalculators):
+        water.info.clear()
+        water.calc = kind(parts)
+        neutral = water.get_potential_energy()
+        water.info.update(charge=1, spin_multiplicity=2)
+        energies[kind] = water.get_potential_energy() - neutral
+    water.calc = calculator
+    cation = water.get_potential_energy()
+    water.info.clear()
+    expected = cation - water.get_potential_energy()
+    assert energies[SumOfCalculators] == pytest.approx(expected, abs=1e-9)
+    # why ASE's own is not enough: its documentation points to this one
+    assert energies[SumCalculator] == 0.0
+    assert expected != 0.0
+
+
+@pytest.mark.parametrize("name", ["spin", "mult", "Spin", "total_spin"])
+def test_another_name_of_a_setting_is_answered_with_ours(name):
+    with pytest.raises(TypeError, match=f"{name} is called multiplicity here"):
+        PhysNetCalculator(POTENTIAL, **{name: 2})
+    with pytest.raises(TypeError, match=r"net_charge is called charge here"):
+        PhysNetCalculator(POTENTIAL, net_charge=1)

@@ -80,7 +80,7 @@ def test_model_json_holds_what_a_reader_needs(model):
         "count": 7,
         "reference_energy": 0.0,
     }
-    assert content["electrostatics"].startswith("all pairs in open systems")
+    assert content["electrostatics"].startswith("all pairs in open")
     assert ModelConfig.model_validate(content["config"]) == TINY
 
 

@@ -5,17 +5,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import bulk
+from ase.neighborlist import neighbor_list
 
 from physnet_ase.config import ModelConfig
-from physnet_ase.graph import Graph
+from physnet_ase.graph import Graph, build_graph, needed_capacity
+from physnet_ase.molecules import Molecules
+from physnet_ase.neighbors import find_pairs
 from physnet_ase.physics.electrostatics import (
     coulomb_energies,
     damped_inverse,
     shift_to_total,
-    shifted_inverse,
 )
+from physnet_ase.physics.ewald import ewald_pair_potential, reciprocal_energies
 from physnet_ase.physics.repulsion import zbl_energy
 from physnet_ase.potential import Potential
+from physnet_ase.state import ElectronicState
 from physnet_ase.units import COULOMB_CONSTANT
 from physnet_ase.untrained import untrained_potential
 
@@ -38,14 +43,54 @@ def test_damped_inverse_by_hand():
     assert scalar(damped_inverse, 1e-3) == pytest.approx(1.0, abs=1e-5)
 
 
-def test_shifted_inverse_ends_smoothly_at_the_cutoff():
-    # beyond half the cutoff 1/r + r/16 - 1/2
-    assert scalar(shifted_inverse, 3.0) == pytest.approx(1 / 48, abs=1e-12)
-    assert scalar(shifted_inverse, CUTOFF) == 0.0
-    assert scalar(shifted_inverse, 5.0) == 0.0
-    slope = jax.grad(lambda r: jnp.sum(shifted_inverse(r, CUTOFF)))
-    assert scalar(lambda r, _: slope(r), CUTOFF - 1e-9) == pytest.approx(0.0, abs=1e-9)
-    assert scalar(shifted_inverse, CUTOFF - 0.01) > 0.0
+def ewald(atoms, charges, cutoff):
+    """Energy of point charges in a cell, without the damping of the network's."""
+    molecule = Molecules.from_atoms([atoms], [ElectronicState(0, 1)])
+    pairs = find_pairs(molecule, cutoff)
+    graph = build_graph(molecule, pairs, needed_capacity(molecule, pairs))
+    distances = np.linalg.norm(pairs.vectors(atoms.positions), axis=1)
+    with jax.enable_x64(True):
+        q = jnp.asarray(charges, jnp.float64)
+        real = 0.5 * ewald_pair_potential(jnp.asarray(distances), cutoff)
+        graph = jax.tree.map(jnp.asarray, graph)
+        energies = coulomb_energies(q, real, graph.senders, graph.receivers)
+        return float(jnp.sum(energies + reciprocal_energies(q, graph, cutoff)))
+
+
+@pytest.mark.parametrize("cutoff", [3.0, 6.0, 10.0])
+@pytest.mark.parametrize(
+    ("crystal", "side", "nearest", "madelung"),
+    [
+        # Madelung constants per ion pair: Sakamoto, J. Chem. Phys. 1958, 28, 164
+        ("rocksalt", 5.64, 2.82, 1.747564594633),
+        ("cesiumchloride", 4.12, 4.12 * 3**0.5 / 2, 1.762674773071),
+        ("zincblende", 5.41, 5.41 * 3**0.5 / 4, 1.638055053388),
+    ],
+)
+def test_ewald_gives_madelung_constants(cutoff, crystal, side, nearest, madelung):
+    atoms = bulk("NaCl", crystal, a=side)
+    charges = np.where(atoms.numbers == 11, 1.0, -1.0)
+    expected = -madelung * COULOMB_CONSTANT / nearest
+    assert ewald(atoms, charges, cutoff) == pytest.approx(expected, rel=2e-6)
+
+
+def test_a_charged_cell_has_the_neutralising_background():
+    # one point charge in a cube: -2.837297479481 Q²/2L (Placzek, Nijboer & Van Hove)
+    alone = Atoms("H", [[1.0, 2.0, 3.0]], cell=[9.0, 9.0, 9.0], pbc=True)
+    expected = -2.837297479481 * COULOMB_CONSTANT * 4.0 / 18.0
+    assert ewald(alone, [2.0], 6.0) == pytest.approx(expected, rel=1e-6)
+
+
+def test_ewald_agrees_with_a_larger_cell_and_another_cutoff(rng):
+    atoms = Atoms("H6", rng.uniform(0, 6, (6, 3)), cell=[6.0, 6.5, 7.0], pbc=True)
+    atoms.set_cell([[6.0, 0.0, 0.0], [1.0, 6.5, 0.0], [-2.0, 0.7, 7.0]])
+    charges = rng.normal(scale=0.5, size=6)
+    energy = ewald(atoms, charges, 4.0)
+    assert ewald(atoms, charges, 9.0) == pytest.approx(energy, abs=1e-5)
+    twice = atoms.repeat((1, 2, 1))
+    assert ewald(twice, [*charges, *charges], 4.0) == pytest.approx(
+        2 * energy, abs=1e-5
+    )
 
 
 def test_coulomb_energy_of_ions_by_hand():
@@ -124,12 +169,18 @@ def test_coulomb_enters_the_total_energy_of_open_systems_once(bare, distance):
     assert result.energy - plain.energy == pytest.approx(expected, rel=1e-6)
 
 
-def test_coulomb_of_a_cell_ends_at_the_cutoff(bare):
+def test_coulomb_of_a_cell_is_ewalds_sum_damped_at_short_range(bare):
     charged = with_term(bare, electrostatics=True)
-    # images at the very cutoff, which a molecule in vacuum would not have
-    side = CUTOFF - 1e-9
-    atoms = Atoms("CO", [[0, 0, 0], [0, 3.0, 0]], cell=[side, 20, 20], pbc=True)
+    # too thin to be a molecule in vacuum
+    atoms = Atoms("CO", [[0, 0, 0], [0, 1.2, 0]], cell=[3.0, 20, 20], pbc=True)
     wanted = ("energy", "charges")
-    [result], [plain] = (p.evaluate(atoms, [(1, 2)], wanted) for p in (charged, bare))
-    expected = COULOMB_CONSTANT * np.prod(result.charges) / 48
-    assert result.energy - plain.energy == pytest.approx(expected, rel=1e-9)
+    [result], [plain] = (
+        p.astype("float64").evaluate(atoms, [(1, 2)], wanted) for p in (charged, bare)
+    )
+    expected = ewald(atoms, result.charges, CUTOFF)
+    i, j, distances = neighbor_list("ijd", atoms, CUTOFF / 2)
+    for first, second, distance in zip(i, j, distances, strict=True):
+        missing = scalar(damped_inverse, distance) - 1.0 / distance
+        product = result.charges[first] * result.charges[second]
+        expected += 0.5 * COULOMB_CONSTANT * product * missing
+    assert result.energy - plain.energy == pytest.approx(expected, abs=1e-8)

@@ -222,3 +222,81 @@ def test_states_compare_sort_and_print():
     assert sorted([ElectronicState(1, 2), ElectronicState(0, 3)])[0].charge == 0
     assert str(ElectronicState(-1, 2)) == "charge -1, multiplicity 2"
     assert str(ElectronicState(0, 1)) == "charge 0, multiplicity 1"
+
+
+@pytest.mark.parametrize(
+    ("info", "expected"),
+    [
+        ({"total_charge": 1, "total_spin": 2}, (1, 2)),
+        ({"net_charge": 1, "spin_mult": 2}, (1, 2)),
+        ({"molecular_charge": 1, "molecular_multiplicity": 2}, (1, 2)),
+        ({"Charge": -1, "MULTIPLICITY": 2}, (-1, 2)),
+        ({"Q": 1, "M": 4}, (1, 4)),
+        ({"Q": 1.0, "S": 2}, (1, 2)),
+        ({"uhf": 2}, (0, 3)),
+        ({"charge": 1, "unpaired_electrons": 1}, (1, 2)),
+        ({"charge": 1, "uhf": 1, "mult": 2}, (1, 2)),
+        # single letters of the other case, and arrays below them, are something else
+        ({"q": 1, "m": 2, "s": 5}, (0, 1)),
+        ({"Q": np.arange(3), "S": [1.0, 2.0]}, (0, 1)),
+    ],
+)
+def test_keys_of_other_codes_mean_the_same_everywhere(info, expected):
+    assert resolve_state(water(**info)) == ElectronicState(*expected)
+
+
+@pytest.mark.parametrize(
+    ("info", "words"),
+    [
+        ({"charge": 1, "total_charge": 0}, "contradicting charges"),
+        ({"charge": 0, "Charge": 1}, "contradicting charges"),
+        ({"mult": 1, "uhf": 2}, r"contradicting multiplicities 2S\+1: .*uhf'\] = 3"),
+        ({"Q": 0.3}, r"atoms\.info\['Q'\] must be a single whole number"),
+    ],
+)
+def test_keys_that_contradict_each_other_are_refused(info, words):
+    with pytest.raises(ValueError, match=words):
+        resolve_state(water(**info))
+
+
+def test_attributes_that_other_packages_set_count():
+    atoms = water()
+    atoms.charge, atoms.spin_multiplicity = 1, 2
+    assert resolve_state(atoms) == ElectronicState(1, 2)
+    atoms.info["charge"] = 0
+    with pytest.raises(ValueError, match=r"atoms\.charge = 1, atoms\.info\['charge'\]"):
+        resolve_state(atoms)
+
+
+@pytest.mark.parametrize(
+    ("symbol", "charge", "multiplicity"),
+    [
+        *[
+            ("H", 0, 2),
+            ("C", 0, 3),
+            ("N", 0, 4),
+            ("O", 0, 3),
+            ("F", 0, 2),
+            ("Ne", 0, 1),
+        ],
+        *[
+            ("C", 1, 2),
+            ("N", 1, 3),
+            ("O", 1, 4),
+            ("O", -1, 2),
+            ("F", -1, 1),
+            ("H", 1, 1),
+        ],
+        *[("Fe", 0, 5), ("Fe", 2, 1)],  # no table for ions of transition metals
+    ],
+)
+def test_free_atoms_are_in_their_ground_state(symbol, charge, multiplicity):
+    atoms = Atoms(symbol, info={"charge": charge})
+    assert resolve_state(atoms) == ElectronicState(charge, multiplicity)
+
+
+def test_a_state_that_is_set_replaces_every_name_of_the_old_one():
+    atoms = water(total_charge=1, uhf=1, note="kept")
+    copy = with_state(atoms, ElectronicState(-1, 2))
+    assert copy.info == {"note": "kept", "charge": -1, "spin_multiplicity": 2}
+    assert resolve_state(copy) == ElectronicState(-1, 2)

@@ -4,9 +4,7 @@ import pytest
 from ase.build import molecule
 from label_calculator import Springs
 from label_plans import ONE, SHIFTS, content, plan_for
-from physnet_training.label import Run, label
-from physnet_training.labelling.methods import Method
-from physnet_training.labelling.plan import Plan, read_structures
+from physnet_training.label import Method, Plan, Run, label, read_structures
 from physnet_training.packed import PackedDataset
 
 
@@ -29,7 +27,6 @@ def test_labels_of_every_possible_state_at_the_same_geometries(tmp_path):
         (0, 3): 1,
         (0, 2): 1,
     }
-    assert report.complete
     assert report.failures_file is None
     assert reports == [(k, 0, 15) for k in range(1, 16)]
     dataset = PackedDataset.open(tmp_path / "set")
@@ -83,7 +80,7 @@ def test_without_states_each_structure_has_its_own(tmp_path):
     frames[0].info |= {"charge": -1, "spin_multiplicity": 1, "name": "hydroxide"}
     ase.io.write(tmp_path / "in.extxyz", frames)
     structures = read_structures([str(tmp_path / "in.extxyz"), "CH2_s3B1d"])
-    plan = Plan(structures, Method("label_calculator:springs"))
+    plan = Plan.of(structures, Method("label_calculator:springs"))
     label(plan, tmp_path / "set", run=ONE)
     dataset = PackedDataset.open(tmp_path / "set")
     charges, multiplicities = dataset.states_of(np.arange(4))

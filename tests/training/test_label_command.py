@@ -1,10 +1,16 @@
 import json
 
+import numpy as np
 import pytest
 from physnet_training.cli import app
+from physnet_training.packed import PackedDataset
 from typer.testing import CliRunner
 
 SPRINGS = ["--method", "label_calculator:springs", "--workers", "1"]
+
+
+def collect(*arguments):
+    return CliRunner().invoke(app, [*map(str, arguments)])
 
 
 def call(*arguments):
@@ -46,16 +52,6 @@ def test_failures_are_counted_and_the_file_is_named(tmp_path):
     assert "error: none of 1 labels could be calculated" in found.output
 
 
-def test_array_tasks_say_that_others_are_missing(tmp_path):
-    target = tmp_path / "set"
-    tasks = ["--process-count", "2", "--sampling", "displace", "--samples", "2"]
-    found = call("H2O", target, *SPRINGS, *tasks, "--process-index", "1")
-    assert found.exit_code == 0, found.output
-    assert "set will appear when all array tasks have finished" in found.output
-    found = call("H2O", target, *SPRINGS, *tasks, "--process-index", "0")
-    assert "set is complete" in found.output
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -65,10 +61,8 @@ def test_array_tasks_say_that_others_are_missing(tmp_path):
         (["--burn-in", "-1"], "--burn-in: Input should be greater than or equal to 0"),
         (["--states", "0"], "--states takes pairs of charge,multiplicity such as"),
         (["--basis", "sto-3g"], "--basis belong to --method pyscf, not to label_calc"),
-        (
-            ["--process-index", "1"],
-            "--process-index must be 0 to 0 (--process-count 1)",
-        ),
+        (["--no-stability"], "--stability belong to --method pyscf, not to label_ca"),
+        (["--workers", "0"], "--workers must be at least 1, got 0"),
         (["--sampling-method", "x"], "unknown method 'x'"),
     ],
 )
@@ -94,8 +88,67 @@ def test_other_options_do_not_mix_with_what_was_begun(tmp_path):
     found = call("H2O", tmp_path / "set", *SPRINGS, "--seed", "1")
     assert found.exit_code == 2
     assert "was begun with sampling seed = 0, asked is 1; finish it" in found.output
-    found = call("CH4", tmp_path / "set", *SPRINGS)
-    assert "was begun with structures = 1 structures, " in found.output
+
+
+def test_more_structures_states_and_samples_extend_a_set(tmp_path):
+    target, sampling = tmp_path / "set", ["--sampling", "displace", "--samples"]
+    assert (
+        call("H2O", target, *SPRINGS, *sampling, "1", "--states", "0,1").exit_code == 0
+    )
+    before = (tmp_path / "set.labels" / "journal.jsonl").read_bytes()
+    states = ["--states", "0,1 1,2"]
+    found = call("H2O", "CH4", target, *SPRINGS, *sampling, "2", *states)
+    assert found.exit_code == 0, found.output
+    after = (tmp_path / "set.labels" / "journal.jsonl").read_bytes()
+    assert after.startswith(before)
+    assert after.count(b'"label"') == 8
+    assert PackedDataset.open(target).states == {(0, 1): 4, (1, 2): 4}
+
+
+def test_finished_labels_are_collected_at_any_time(tmp_path):
+    assert call("H2O", tmp_path / "set", *SPRINGS, "--states", "0,1 1,2").exit_code == 0
+    run, target = tmp_path / "set.labels", tmp_path / "now"
+    journal = run / "journal.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    contaminated = json.loads(lines[2]) | {"s_squared": 1.3, "label": "another"}
+    journal.write_text("".join([*lines, json.dumps(contaminated), "\n", '{"label":"h']))
+    found = collect("collect-labels", run, target)
+    assert "now: 3 labels, 0 left out" in found.output
+    dataset = PackedDataset.open(target)
+    assert dataset.levels == ("label_calculator:springs",)
+    [source] = dataset.manifests[0]["provenance"]
+    assert source["residuals"]["num_contaminated"] == 1
+    clean = collect("collect-labels", run, tmp_path / "c", "--max-contamination", "0.1")
+    assert "c: 2 labels, 1 left out as contaminated" in clean.output
+    assert len(PackedDataset.open(tmp_path / "c")) == 2
+    found = collect("collect-labels", tmp_path / "nowhere", tmp_path / "d")
+    assert found.exit_code == 2
+    assert "nowhere is no folder TARGET.labels of a run, and no journal" in found.output
+
+
+def test_smiles_with_their_relatives(tmp_path):
+    pytest.importorskip("rdkit")
+    (tmp_path / "in.json").write_text('[{"smiles": "CO", "heavy": 2}]')
+    options = ["--relatives", "radicals,protonated", "--max-relatives", "1"]
+    states = ["--states", "0,1 1,2 0,2 1,1"]
+    target = tmp_path / "set"
+    found = call(tmp_path / "in.json", target, *SPRINGS, *options, *states)
+    assert found.exit_code == 0, found.output
+    dataset = PackedDataset.open(target)
+    assert dataset.groups == ("CO", "C[O]", "C[OH2+]")
+    charges, multiplicities = dataset.states_of(np.arange(len(dataset)))
+    assert list(zip(charges.tolist(), multiplicities.tolist(), strict=True)) == [
+        (0, 1),
+        (1, 2),
+        (0, 2),
+        (1, 1),
+        (1, 1),
+    ]
+    found = call("smiles:CO", tmp_path / "other", *SPRINGS, "--relatives", "cousins")
+    assert found.exit_code == 2
+    assert "--relatives must be of radicals, protonated, deprotonated, got cousins" in (
+        " ".join(found.output.split())
+    )
 
 
 def test_help_tells_how_to_go_on():
@@ -103,4 +156,4 @@ def test_help_tells_how_to_go_on():
     assert found.exit_code == 0
     text = " ".join(found.output.split())
     assert "Interrupt it at any time" in text
-    assert "--process-index" in text
+    assert "--executor" in text

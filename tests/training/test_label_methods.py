@@ -8,10 +8,10 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.calculator import CalculationFailed
 from ase.calculators.fd import calculate_numerical_forces
-from physnet_training.labelling import calculators as label_calculators
-from physnet_training.labelling import methods as label_methods
-from physnet_training.labelling.methods import Method
-from physnet_training.labelling.tasks import label_geometry
+from physnet_training.label import Method
+from physnet_training.label import calculators as label_calculators
+from physnet_training.label import methods as label_methods
+from physnet_training.label.tasks import label_geometry
 
 from physnet_ase.state import ElectronicState
 from physnet_ase.units import BOHR, HARTREE
@@ -22,9 +22,10 @@ NEUTRAL, CATION = ElectronicState(0, 1), ElectronicState(1, 2)
 
 
 @pytest.fixture
-def pyscf():
+def pyscf(monkeypatch):
     """PySCF with one thread: more of them wait for each other on small molecules."""
     package = pytest.importorskip("pyscf")
+    monkeypatch.setattr("pyscf.scf.hf.MUTE_CHKFILE", True)  # it leaves files open
     threads = package.lib.num_threads()
     package.lib.num_threads(1)
     yield package
@@ -42,6 +43,10 @@ def pyscf():
             "--functional belong to --method pyscf, not to ase",
         ),
         (("ase.build:bulk", None, "sto-3g", 3), "--basis and --grid-level belong to"),
+        (
+            ("ase.build:bulk", None, None, None, True),
+            "--density-fit belong to --method",
+        ),
     ],
 )
 def test_methods_are_refused(arguments, message):
@@ -68,10 +73,10 @@ def test_a_factory_of_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", ["", *__import__("sys").path])
     method = Method("own_factory:make", level="EMT")
-    found = label_geometry(molecule("N2"), NEUTRAL, method, row=0)
-    assert set(found) == {"positions", "energy", "forces"}
-    assert method.provenance()["level"] == "EMT"
-    assert method.provenance()["versions"]["own_factory"] == "unknown"
+    found = label_geometry(molecule("N2"), NEUTRAL, method)
+    assert set(found) == {"energy", "forces", "seconds"}
+    assert method.level == "EMT"
+    assert method.versions()["own_factory"] == "unknown"
 
 
 def test_mulliken_populations_count_the_electrons():
@@ -104,7 +109,7 @@ def test_tight_binding_is_tblite_s_and_spin_polarised(name, method):
     pytest.importorskip("tblite")
     water, energies = molecule("H2O"), []
     for state in (NEUTRAL, CATION):
-        label = label_geometry(water, state, Method(name), row=0)
+        label = label_geometry(water, state, Method(name))
         direct = tight_binding(method, water, state)
         energies.append(label["energy"])
         # Their constants are of another CODATA year.
@@ -139,13 +144,13 @@ def test_tight_binding_of_a_cell_has_a_stress_and_no_dipole():
     atoms = molecule("H2O", cell=[3.5, 4.0, 4.5], pbc=True)
     atoms.rattle(0.1, seed=0)
     method = Method("gfn1-xtb")
-    label = label_geometry(atoms, NEUTRAL, method, row=0)
+    label = label_geometry(atoms, NEUTRAL, method)
     assert "dipole" not in label
     energies = []
     for strain in (1e-3, -1e-3):
         strained = atoms.copy()
         strained.set_cell(atoms.cell.array @ (np.eye(3) + strain * XY), True)
-        energies.append(label_geometry(strained, NEUTRAL, method, row=0)["energy"])
+        energies.append(label_geometry(strained, NEUTRAL, method)["energy"])
     slope = (energies[0] - energies[1]) / (2e-3 * atoms.get_volume())
     assert label["stress"][5] == pytest.approx(slope / 2, rel=1e-3)
 
@@ -162,24 +167,93 @@ def test_density_functional_cation_is_pyscf_s(pyscf):
     from pyscf import dft
 
     water = molecule("H2O")
-    method = Method("pyscf", "pbe", "def2-svp", 1)
-    label = label_geometry(water, CATION, method, row=0)
-    geometry = list(
-        zip(water.get_chemical_symbols(), water.positions / BOHR, strict=True)
-    )
-    mole = pyscf.gto.M(
-        atom=geometry, unit="Bohr", basis="def2-svp", charge=1, spin=1, verbose=0
-    )
-    field = dft.UKS(mole, xc="pbe")
-    field.grids.level = 1
-    assert label["energy"] == pytest.approx(field.kernel() * HARTREE, abs=1e-6)
+    method = Method("pyscf", "pbe", "def2-svp", 2, density_fit=False)
+    label = label_geometry(water, CATION, method)
+    field = dft.UKS(pyscf_molecule(pyscf, water), xc="pbe")
+    field.grids.level = 2
+    # The density comes from the next coarser grid: an error of second order.
+    assert label["energy"] == pytest.approx(field.kernel() * HARTREE, abs=1e-4)
     gradient = field.nuc_grad_method().kernel()
-    assert np.allclose(label["forces"], -gradient * HARTREE / BOHR, atol=1e-4)
+    assert np.allclose(label["forces"], -gradient * HARTREE / BOHR, atol=2e-3)
     _, charges = field.mulliken_pop(verbose=0)
-    assert np.allclose(label["charges"], charges, atol=1e-5)
+    assert np.allclose(label["charges"], charges, atol=1e-3)
     assert sum(label["spin_populations"]) == pytest.approx(1.0, abs=1e-8)
-    assert label["s_squared"] == pytest.approx(field.spin_square()[0], abs=1e-5)
+    assert label["s_squared"] == pytest.approx(field.spin_square()[0], abs=1e-4)
     assert 0.75 <= label["s_squared"] < 0.76
+
+
+def pyscf_molecule(pyscf, atoms, charge=1, spin=1):
+    geometry = zip(atoms.get_chemical_symbols(), atoms.positions / BOHR, strict=True)
+    return pyscf.gto.M(
+        atom=list(geometry),
+        unit="Bohr",
+        basis="def2-svp",
+        charge=charge,
+        spin=spin,
+        verbose=0,
+    )
+
+
+def test_density_fitting_changes_gaps_by_less_than_a_millielectronvolt(pyscf):
+    gaps = {}
+    for fitted in (True, False):
+        method = Method("pyscf", basis="def2-svp", grid_level=1, density_fit=fitted)
+        energies = [
+            label_geometry(molecule("H2O"), state, method)["energy"]
+            for state in (NEUTRAL, CATION)
+        ]
+        gaps[fitted] = energies[1] - energies[0]
+    assert gaps[True] != gaps[False]
+    assert gaps[True] == pytest.approx(gaps[False], abs=1e-3)
+
+
+@pytest.fixture
+def excited(pyscf):
+    """The field of a water cation without an electron in its second-highest orbital."""
+    from pyscf import dft, scf
+
+    field = dft.UKS(pyscf_molecule(pyscf, molecule("H2O")), xc="pbe")
+    field.grids.level = 1
+    ground = field.kernel()
+    occupations = field.mo_occ.copy()
+    last = int(occupations[1].sum()) - 1
+    occupations[1, [last, last + 1]] = occupations[1, [last + 1, last]]
+    excited = scf.addons.mom_occ(field.copy(), field.mo_coeff, occupations)
+    excited.kernel(field.make_rdm1(field.mo_coeff, occupations))
+    assert excited.e_tot > ground + 0.05
+    return field, excited
+
+
+def test_a_saddle_point_is_left_and_a_minimum_is_not(excited):
+    ground, above = excited
+    assert label_calculators.downhill_orbitals(ground) is None
+    orbitals = label_calculators.downhill_orbitals(above)
+    overlap = above.get_ovlp()
+    for spin in orbitals:
+        assert np.allclose(spin.T @ overlap @ spin, np.eye(len(spin)), atol=1e-8)
+
+
+@pytest.mark.parametrize("stability", [True, False])
+def test_an_excited_solution_is_no_label(excited, monkeypatch, stability):
+    ground, above = excited
+    converge, starts = label_calculators._converge, []
+
+    def begin_excited(field, density=None):
+        starts.append(density)
+        if len(starts) == 1:
+            field = above
+            field.get_occ = type(ground).get_occ.__get__(field)
+            return field
+        return converge(field, density)
+
+    monkeypatch.setattr(label_calculators, "_converge", begin_excited)
+    method = Method(
+        "pyscf", "pbe", "def2-svp", 1, density_fit=False, stability=stability
+    )
+    energy = label_geometry(molecule("H2O"), CATION, method)["energy"]
+    expected = ground if stability else above
+    assert energy == pytest.approx(expected.e_tot * HARTREE, abs=1e-3)
+    assert len(starts) == (2 if stability else 1)
 
 
 def test_density_functional_reproduces_the_shipped_labels(pyscf):
@@ -190,8 +264,9 @@ def test_density_functional_reproduces_the_shipped_labels(pyscf):
     here = slice(first, first + int(data["n_atoms"][row]))
     atoms = Atoms(data["numbers"][here], data["positions"][here])
     state = ElectronicState(1, int(data["multiplicity"][row]))
-    method = Method("pyscf", grid_level=2)  # wB97X/def2-SVPD by default
-    label = label_geometry(atoms, state, method, row=0)
+    # wB97X/def2-SVPD by default
+    method = Method("pyscf", grid_level=2, density_fit=False)
+    label = label_geometry(atoms, state, method)
     assert label["energy"] == pytest.approx(data["energy"][row], abs=1e-4)
     assert np.allclose(label["forces"], data["forces"][here], atol=1e-3)
     assert np.allclose(label["dipole"], data["dipole"][row], atol=1e-4)

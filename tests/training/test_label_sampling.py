@@ -3,12 +3,17 @@ import pytest
 from ase.build import molecule
 from ase.calculators.emt import EMT
 from label_calculator import Springs
-from physnet_training.label import Run, label
-from physnet_training.labelling.methods import Method
-from physnet_training.labelling.plan import Plan, parse_states, read_structures
-from physnet_training.labelling.sampling import (
-    MIN_WAVENUMBER,
+from physnet_training.label import (
+    Method,
+    Plan,
+    Run,
     Sampling,
+    label,
+    parse_states,
+    read_structures,
+)
+from physnet_training.label.sampling import (
+    MIN_WAVENUMBER,
     displace,
     move,
     numerical_hessian,
@@ -25,14 +30,14 @@ ONE = Run(workers=1)
 
 def relaxed(name="N2"):
     atoms = molecule(name)
-    sampling = Sampling(relax=True, fmax=1e-4, kind="modes")
-    start = prepare(atoms, EMT(), sampling)
+    sampling = Sampling(relax=True, fmax=1e-4)
+    start = prepare(atoms, EMT(), sampling, hessian=True)
     atoms.positions = start.positions
     return atoms, start.hessian
 
 
 def packed(names, states, sampling, target, factory="springs"):
-    plan = Plan(
+    plan = Plan.of(
         read_structures(names, own_states=False),
         Method(f"label_calculator:{factory}"),
         parse_states(states),
@@ -120,7 +125,7 @@ def test_trajectory_in_pieces_is_the_trajectory_in_one(tmp_path):
     dataset, frames = packed(["H2O"], "0,1 1,2", sampling, tmp_path / "set")
     assert dataset.states == {(0, 1): 4, (1, 2): 4}
     assert not np.allclose(frames[0], frames[4], atol=1e-3)  # each on its own surface
-    journal = tmp_path / "set.labels" / "journal-00000-of-00001.jsonl"
+    journal = tmp_path / "set.labels" / "journal.jsonl"
     lines = journal.read_text().splitlines(keepends=True)
     other = tmp_path / "again.labels"
     other.mkdir()
@@ -135,7 +140,7 @@ def test_relaxed_starts_are_shared_by_temperatures_and_own_to_states(tmp_path):
     )
     dataset, frames = packed(["H2O"], "0,1 1,2", sampling, tmp_path / "set")
     assert dataset.states == {(0, 1): 4, (1, 2): 4}
-    text = (tmp_path / "set.labels" / "journal-00000-of-00001.jsonl").read_text()
+    text = (tmp_path / "set.labels" / "journal.jsonl").read_text()
     assert text.count('"start"') == 2
     bonds = np.linalg.norm(frames[:, 0] - frames[:, 1], axis=-1)
     assert np.abs(bonds - 1.0).max() < 0.3
@@ -159,7 +164,7 @@ def test_forces_and_momenta_that_are_no_numbers_stop_the_sampling():
 
     atoms = molecule("H2O")
     with pytest.raises(RuntimeError, match="method returned forces that are not finit"):
-        prepare(atoms, Broken(0, 1), Sampling(kind="modes"))
+        prepare(atoms, Broken(0, 1), Sampling(), hessian=True)
     sampling = Sampling(kind="dynamics", stride=2, burn_in=0)
     with pytest.raises(RuntimeError, match="broke down: positions or momenta are not"):
         move(atoms, Broken(0, 1), sampling, temperature_K=9, rng=random_generator(0))

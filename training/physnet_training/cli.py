@@ -9,7 +9,7 @@ import typer
 from physnet_ase.commands.plain_errors import plain_errors
 from physnet_training.conversion.command import AssumeMultiplicity, check_lowest
 from physnet_training.data_commands import data_app
-from physnet_training.labelling.command import label_app
+from physnet_training.label.command import label_app
 
 app = typer.Typer(
     name="physnet-train",

@@ -229,7 +229,11 @@ def _answer(bonds: list[tuple[Array, Array]]) -> BondForces | None:
     correlations, stiffness, seen = [], [], 0
     for lengths, forces in bonds:
         extension, opening = lengths - lengths.mean(), forces - forces.mean()
-        if len(lengths) >= _MIN_FRAMES and extension.std() > _MOVED and opening.std() > 0:
+        if (
+            len(lengths) >= _MIN_FRAMES
+            and extension.std() > _MOVED
+            and opening.std() > 0
+        ):
             stiffness.append(-(extension @ opening) / (extension @ extension))
             correlations.append(np.corrcoef(extension, opening)[0, 1])
             seen += len(lengths)

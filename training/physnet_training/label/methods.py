@@ -13,7 +13,7 @@ from ase.calculators.calculator import BaseCalculator
 from ase.data import chemical_symbols
 
 from physnet_ase.state import ElectronicState
-from physnet_training.labelling.calculators import DensityFunctional, TightBinding
+from physnet_training.label.calculators import DensityFunctional, TightBinding
 
 TIGHT_BINDING = {"gfn2-xtb": "GFN2-xTB", "gfn1-xtb": "GFN1-xTB"}
 """Name on the command line -> tblite's."""
@@ -33,6 +33,8 @@ class Method:
         functional: PySCF's name of the functional; only for ``pyscf``.
         basis: Basis set; only for ``pyscf``.
         grid_level: Integration grids, 0 to 9; only for ``pyscf``.
+        density_fit: Fit the density; only for ``pyscf``.
+        stability: Leave unstable solutions; only for ``pyscf``.
         level: Level of theory to store; empty: what the method is called.
 
     Raises:
@@ -44,25 +46,24 @@ class Method:
     functional: str | None = None
     basis: str | None = None
     grid_level: int | None = None
+    density_fit: bool | None = None
+    stability: bool | None = None
     level: str = ""
 
     def __post_init__(self) -> None:
         """Fill in defaults and check that the method is there."""
-        options = {
-            "--functional": self.functional,
-            "--basis": self.basis,
-            "--grid-level": self.grid_level,
-        }
-        given = [option for option, value in options.items() if value is not None]
+        options = [f"--{name.replace('_', '-')}" for name in self._options()]
         if self.name == "pyscf":
             _require("pyscf", self.name)
             self._set(functional=(self.functional or FUNCTIONAL).lower())
             self._set(basis=(self.basis or BASIS).lower())
             self._set(grid_level=_grid_level(self.grid_level))
+            self._set(density_fit=self.density_fit is not False)
+            self._set(stability=self.stability is not False)
             self._check_functional()
-        elif given:
+        elif options:
             raise ValueError(
-                f"{' and '.join(given)} belong to --method pyscf, not to {self.name}"
+                f"{' and '.join(options)} belong to --method pyscf, not to {self.name}"
             )
         elif self.name in TIGHT_BINDING:
             _require("tblite", self.name)
@@ -84,10 +85,8 @@ class Method:
         """
         if self.name in TIGHT_BINDING:
             return TightBinding(TIGHT_BINDING[self.name], state)
-        if self.functional and self.basis and self.grid_level is not None:
-            return DensityFunctional(
-                self.functional, self.basis, state, grid_level=self.grid_level
-            )
+        if self.name == "pyscf":
+            return DensityFunctional(state, **self._options())
         made = load_factory(self.name)(
             charge=state.charge, multiplicity=state.multiplicity
         )
@@ -118,8 +117,18 @@ class Method:
                     f"--basis {self.basis}: PySCF has no such basis set for {symbol}"
                 ) from error
 
-    def provenance(self) -> dict[str, Any]:
-        """Name, settings and versions of what calculates."""
+    def settings(self) -> dict[str, Any]:
+        """Name and options, which labels must share to belong together."""
+        return {"method": self.name, "level": self.level, **self._options()}
+
+    def _options(self) -> dict[str, Any]:
+        """Those of PySCF that are given."""
+        names = ("functional", "basis", "grid_level", "density_fit", "stability")
+        options = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in options.items() if value is not None}
+
+    def versions(self) -> dict[str, str]:
+        """Versions of what calculates."""
         packages = {"pyscf": "pyscf"} | dict.fromkeys(TIGHT_BINDING, "tblite")
         root = packages.get(self.name, self.name.split(".")[0].split(":")[0])
         versions = {}
@@ -128,17 +137,7 @@ class Method:
                 versions[package] = version(package)
             except PackageNotFoundError:
                 versions[package] = "unknown"
-        settings = {
-            "functional": self.functional,
-            "basis": self.basis,
-            "grid_level": self.grid_level,
-        }
-        return {
-            "method": self.name,
-            "level": self.level,
-            **{key: value for key, value in settings.items() if value is not None},
-            "versions": versions,
-        }
+        return versions
 
     def _default_level(self) -> str:
         if self.name in TIGHT_BINDING:

@@ -5,7 +5,7 @@ the same guess, so that a label never depends on what was calculated before, and
 ``CalculationFailed`` instead of returning energies that did not converge.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from ase import Atoms
@@ -24,29 +24,15 @@ Array = NDArray[Any]
 
 _HEAVY = 36  # def2 basis sets describe the core by a potential beyond krypton
 _MAX_CYCLES = 100
+_ENERGY_TOLERANCE = 1e-7  # Hartree, of the SCF
+_GRADIENT_TOLERANCE = 3e-4  # Hartree, of its orbital gradient
+_MAX_DESCENTS = 5
+_DAVIDSON_STARTS = 4
+_UNSTABLE = -1e-3  # Hartree; noise of the coarse grid lies above
+_SAME_ENERGY = 1e-5  # Hartree
 
 
-class _StateCalculator(Calculator):
-    """Keeps the state, and the atoms that ASE compares with the next ones."""
-
-    def __init__(self, state: ElectronicState) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._state = state
-
-    def _take(self, atoms: Atoms | None) -> Atoms:
-        """The atoms to calculate.
-
-        Raises:
-            ValueError: There are none.
-        """
-        atoms = self.atoms if atoms is None else atoms
-        if atoms is None:
-            raise ValueError("calculate needs atoms, got none")
-        self.atoms = atoms.copy()
-        return atoms
-
-
-class TightBinding(_StateCalculator):
+class TightBinding(Calculator):
     """Spin-polarised GFN-xTB by tblite.
 
     Open shells get the spin-polarisation term of spGFN-xTB (Neugebauer, Bädorf, Ehlert,
@@ -70,7 +56,8 @@ class TightBinding(_StateCalculator):
     ]
 
     def __init__(self, method: str, state: ElectronicState) -> None:
-        super().__init__(state)
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._state = state
         self._method = method
 
     def calculate(
@@ -86,7 +73,8 @@ class TightBinding(_StateCalculator):
         """
         from tblite.interface import Calculator as Solver
 
-        atoms = self._take(atoms)
+        super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
+        atoms = cast(Atoms, self.atoms)
         unpaired = self._state.multiplicity - 1
         periodic = bool(atoms.pbc.any())
         try:
@@ -127,18 +115,32 @@ class TightBinding(_StateCalculator):
             self.results["dipole"] = found.get("dipole") * BOHR
 
 
-class DensityFunctional(_StateCalculator):
+class DensityFunctional(Calculator):
     """Kohn-Sham DFT (or Hartree-Fock) by PySCF: restricted singlets, else unrestricted.
 
-    Besides what ASE knows, ``results`` holds ``s_squared``, the mean of S².
+    The density is converged on the integration grid one level below ``grid_level``;
+    energy and forces are evaluated on the grid asked for. The first has an error of
+    second order in the density, so both differ from those of a density converged on the
+    fine grid by less than that grid's own error (0.01 meV and 0.5 meV/Å for
+    acetaldehyde and its ions), in half the time.
+
+    Where DIIS does not converge, the second-order solver of PySCF continues. A solution
+    that is a saddle point in the space of its own orbitals (an internal instability;
+    Seeger & Pople, J. Chem. Phys. 1977, 66, 3045) is left downhill and converged again.
+    A restricted singlet stays restricted.
+
+    Besides what ASE knows, ``results`` holds ``s_squared``, the mean of S² in ħ².
     Charges and spin populations are Mulliken's, the dipole is about the coordinate
-    origin. Where DIIS does not converge the second-order solver of PySCF continues.
+    origin.
 
     Args:
+        state: Charge and multiplicity.
         functional: As PySCF spells it, or ``"hf"``.
         basis: Basis set; def2 sets bring their core potentials beyond krypton.
-        state: Charge and multiplicity.
         grid_level: PySCF's integration grids, 0 (coarse) to 9.
+        density_fit: Fit the density in an auxiliary basis (Coulomb and exchange), which
+            changes energy differences by some 0.1 meV and saves most of the time.
+        stability: Look for internal instabilities.
     """
 
     implemented_properties = [  # noqa: RUF012 (declared so by ASE)
@@ -151,12 +153,22 @@ class DensityFunctional(_StateCalculator):
     ]
 
     def __init__(
-        self, functional: str, basis: str, state: ElectronicState, *, grid_level: int
+        self,
+        state: ElectronicState,
+        *,
+        functional: str,
+        basis: str,
+        grid_level: int,
+        density_fit: bool = True,
+        stability: bool = True,
     ) -> None:
-        super().__init__(state)
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._state = state
         self._functional = functional
         self._basis = basis
         self._grid_level = grid_level
+        self._density_fit = density_fit
+        self._stability = stability
 
     def calculate(
         self,
@@ -167,15 +179,18 @@ class DensityFunctional(_StateCalculator):
         """Converge the SCF; forces only when asked for.
 
         Raises:
-            CalculationFailed: The SCF does not converge, or the cell is periodic.
+            CalculationFailed: The SCF does not converge or stays unstable, or the cell
+                is periodic.
         """
-        atoms = self._take(atoms)
+        super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
+        atoms = cast(Atoms, self.atoms)
         if atoms.pbc.any():
             raise CalculationFailed("the method pyscf is for open systems only")
         molecule = self._molecule(atoms)
         field = self._solve(molecule)
-        energy = float(field.e_tot) * HARTREE
         density = np.asarray(field.make_rdm1())
+        field.grids = _grids(molecule, self._grid_level)
+        energy = float(field.energy_tot(density)) * HARTREE
         owners = np.repeat(
             np.arange(molecule.natm), np.diff(molecule.aoslice_by_atom()[:, 2:])[:, 0]
         )
@@ -226,22 +241,126 @@ class DensityFunctional(_StateCalculator):
         )
 
     def _solve(self, molecule: Any) -> Any:
+        """The converged, and if asked for stable, field.
+
+        Raises:
+            CalculationFailed: There is none.
+        """
         from pyscf import dft
 
         field = (dft.UKS if molecule.spin else dft.RKS)(molecule)
+        if self._density_fit:
+            field = field.density_fit()
         field.xc = self._functional
-        field.grids.level = self._grid_level
+        coarse = min(self._grid_level, max(self._grid_level - 1, 1))
+        field.grids = _grids(molecule, coarse)
         field.max_cycle = _MAX_CYCLES
-        field.kernel()
-        if not field.converged:
-            field = field.newton()
-            field.kernel(field.mo_coeff, field.mo_occ)
-        if not field.converged:
-            raise CalculationFailed(
-                f"the SCF did not converge in {_MAX_CYCLES} cycles, nor did the "
-                "second-order solver"
-            )
-        return field
+        field.conv_tol, field.conv_tol_grad = _ENERGY_TOLERANCE, _GRADIENT_TOLERANCE
+        field = _converge(field)
+        if not self._stability:
+            return field
+        for _ in range(_MAX_DESCENTS):
+            orbitals = downhill_orbitals(field)
+            if orbitals is None:
+                return field
+            before = float(field.e_tot)
+            lower = _converge(field.copy(), field.make_rdm1(orbitals, field.mo_occ))
+            if lower.e_tot > before - _SAME_ENERGY:
+                return field  # the coarse Hessian was wrong: nothing lies below
+            field = lower
+        raise CalculationFailed(
+            f"the SCF still had an internal instability after {_MAX_DESCENTS} descents"
+        )
+
+
+def _grids(molecule: Any, level: int) -> Any:
+    from pyscf import dft
+
+    grids = dft.Grids(molecule)
+    grids.level = level
+    return grids.build()
+
+
+def _converge(field: Any, density: Array | None = None) -> Any:
+    """Run the SCF from a density, or from PySCF's guess.
+
+    Raises:
+        CalculationFailed: It does not converge.
+    """
+    field.kernel(density)
+    if not field.converged:
+        second_order = field.newton()
+        second_order.kernel(field.mo_coeff, field.mo_occ)
+        for name in ("mo_coeff", "mo_occ", "mo_energy", "e_tot", "converged"):
+            setattr(field, name, getattr(second_order, name))
+    if not field.converged:
+        raise CalculationFailed(
+            f"the SCF did not converge in {_MAX_CYCLES} cycles, nor did the "
+            "second-order solver"
+        )
+    return field
+
+
+def downhill_orbitals(field: Any) -> Array | None:
+    """Orbitals turned towards lower energy at a saddle point; None at a minimum.
+
+    The lowest eigenvalue of the Hessian with respect to rotations of occupied into
+    empty orbitals, by Davidson's method from several of them: one alone would stay in
+    its symmetry. The exchange-correlation part is integrated on the coarsest grid, good
+    to some 0.002 Hartree for the eigenvalue.
+
+    Args:
+        field: A converged PySCF field, restricted or unrestricted.
+    """
+    from pyscf import lib
+    from pyscf.soscf import newton_ah
+
+    probe = field.copy()
+    probe.grids = _grids(field.mol, 0)
+    unrestricted = np.ndim(field.mo_occ) == 2
+    rotate = newton_ah.gen_g_hop_uhf if unrestricted else newton_ah.gen_g_hop_rhf
+    _, hessian_times, diagonal = rotate(probe, field.mo_coeff, field.mo_occ)
+    if not diagonal.size:
+        return None  # no electron, or no empty orbital, to rotate
+
+    def precondition(residual: Array, eigenvalue: float, _: Array) -> Array:
+        difference = diagonal - eigenvalue
+        difference[abs(difference) < 1e-8] = 1e-8
+        return residual / difference
+
+    softest = np.argsort(diagonal, kind="stable")[:_DAVIDSON_STARTS]
+    _, eigenvalues, vectors = lib.davidson1(
+        lambda rotations: [hessian_times(rotation) for rotation in rotations],
+        list(np.eye(diagonal.size)[softest]),
+        precondition,
+        tol=1e-3,
+        tol_residual=0.025,
+        max_space=40,
+        nroots=1,
+        verbose=0,
+    )
+    if eigenvalues[0] > _UNSTABLE:
+        return None
+    # A vector and its opposite are equally good: the sign makes runs repeatable.
+    step = vectors[0] * np.sign(vectors[0][np.argmax(np.abs(vectors[0]))])
+    if not unrestricted:
+        return _turn(field.mo_coeff, field.mo_occ, step)
+    occupied = np.count_nonzero(field.mo_occ[0])
+    split = occupied * (len(field.mo_occ[0]) - occupied)
+    return np.stack(
+        [
+            _turn(field.mo_coeff[spin], field.mo_occ[spin], part)
+            for spin, part in enumerate((step[:split], step[split:]))
+        ]
+    )
+
+
+def _turn(orbitals: Array, occupations: Array, step: Array) -> Array:
+    """Orbitals after a rotation of occupied into empty ones."""
+    from pyscf.scf.hf import unpack_uniq_var
+    from pyscf.soscf.newton_ah import expmat
+
+    return orbitals @ expmat(unpack_uniq_var(step, occupations))
 
 
 def mulliken_populations(

@@ -1,6 +1,8 @@
-"""The command ``physnet-train label``."""
+"""The commands ``physnet-train label`` and ``collect-labels``."""
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,49 +27,41 @@ _plain = plain_errors("physnet-train")
 _LOG_SECONDS = 30.0
 
 
-class LabelBar:
-    """A progress bar with the rate and the time left; a context manager.
+@contextmanager
+def label_bar(console: Console) -> Iterator[Callable[[int, int, int], None]]:
+    """A progress bar with the rate and the time left, as a function to be called.
 
     Without a terminal it prints a line now and then, so that a log file stays readable.
     """
+    columns = (MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    note = TextColumn("{task.fields[note]}")
+    first, begin = -1, time.monotonic()
+    shown = begin
+    with Progress(
+        TextColumn("labelling"),
+        BarColumn(bar_width=24),
+        *columns,
+        note,
+        console=console,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task("label", total=None, note="")
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._bar = Progress(
-            TextColumn("labelling"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            TextColumn("{task.fields[note]}"),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task("label", total=None, note="")
-        self._begin = self._shown = time.monotonic()
-        self._first: int | None = None
+        def show(done: int, failed: int, total: int) -> None:
+            nonlocal first, shown
+            now = time.monotonic()
+            if first < 0:  # what an earlier run left says nothing about the rate
+                first = done - 1
+                bar.reset(task, total=total, completed=first)
+            rate = (done - first) / max(now - begin, 1e-9)
+            text = f"{rate:.3g} labels/s" + (f", {failed} failed" if failed else "")
+            bar.update(task, completed=done, note=text)
+            if not console.is_terminal and now - shown > _LOG_SECONDS:
+                shown = now
+                left = f"{(total - done) / rate:.0f} s left"
+                console.print(f"labelled {done}/{total}, {text}, {left}")
 
-    def __enter__(self) -> "LabelBar":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def __call__(self, done: int, failed: int, total: int) -> None:
-        """Show one report."""
-        now = time.monotonic()
-        if self._first is None:  # what an earlier run left says nothing about the rate
-            self._first = done - 1
-            self._bar.reset(self._task, total=total, completed=self._first)
-        rate = (done - self._first) / max(now - self._begin, 1e-9)
-        note = f"{rate:.3g} labels/s" + (f", {failed} failed" if failed else "")
-        self._bar.update(self._task, completed=done, note=note)
-        if not self._console.is_terminal and now - self._shown > _LOG_SECONDS:
-            self._shown = now
-            left = (total - done) / rate
-            line = f"labelled {done}/{total}, {note}, {left:.0f} s left"
-            self._console.print(line, highlight=False)
+        yield show
 
 
 @label_app.command()
@@ -77,7 +71,8 @@ def label(
         list[str],
         typer.Argument(
             help="STRUCTURES… TARGET: files that ASE reads (all frames; FILE@0 picks "
-            "one) or names such as H2O, then a new folder",
+            "one), names such as H2O, smiles:CCO, lists of SMILES (.smi, .json), then "
+            "a new folder",
             show_default=False,
         ),
     ],
@@ -104,6 +99,20 @@ def label(
     ] = None,
     grid_level: Annotated[
         int | None, typer.Option(help="For pyscf: grids, 0 to 9; default 3.")
+    ] = None,
+    density_fit: Annotated[
+        bool | None,
+        typer.Option(
+            "--density-fit/--no-density-fit",
+            help="For pyscf; default on: three times as fast, gaps to 0.1 meV.",
+        ),
+    ] = None,
+    stability: Annotated[
+        bool | None,
+        typer.Option(
+            "--stability/--no-stability",
+            help="For pyscf; default on: leave solutions that are no minimum.",
+        ),
     ] = None,
     level: Annotated[
         str, typer.Option(help="Level of theory to store; default: from the method.")
@@ -146,16 +155,31 @@ def label(
             help="Relax, vibrate and move with this cheaper method, such as gfn2-xtb."
         ),
     ] = None,
+    relatives: Annotated[
+        str,
+        typer.Option(
+            help="Of molecules given by SMILES label these, too: radicals (one H "
+            "less), protonated, deprotonated; separated by commas. Ions are labelled "
+            "in their own state."
+        ),
+    ] = "",
+    max_relatives: Annotated[
+        int | None, typer.Option(min=1, help="Most of each kind per molecule.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same geometries.")] = 0,
     workers: Annotated[
-        int | None, typer.Option(help="Parallel processes; default: one per core.")
+        int | None, typer.Option(help="Parallel calculations; default: one per core.")
     ] = None,
-    process_index: Annotated[
-        int, typer.Option(help="This array task's number, from 0.")
-    ] = 0,
-    process_count: Annotated[int, typer.Option(help="Number of array tasks.")] = 1,
+    executor: Annotated[
+        Literal["local", "slurm", "flux"],
+        typer.Option(
+            help="Where calculations run: processes of this machine, or a cluster "
+            "(extra cluster): inside an allocation its cores, else a job for each."
+        ),
+    ] = "local",
     timeout: Annotated[
-        float | None, typer.Option(help="s; a step that takes longer has failed.")
+        float | None,
+        typer.Option(help="s; a calculation that takes longer has failed."),
     ] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try failed labels again.")
@@ -168,14 +192,12 @@ def label(
     failures.csv. Exit code 0: the labels are written, though some may have failed; 1:
     not one could be calculated; 2: wrong input.
     """
-    from physnet_training.label import Run
+    from physnet_training.label import Method, Plan, Run, parse_states, read_structures
     from physnet_training.label import label as run_label
-    from physnet_training.labelling.methods import Method
-    from physnet_training.labelling.plan import Plan, parse_states, read_structures
 
     if len(paths) < 2:
         raise ValueError("label needs at least one STRUCTURE and a TARGET folder")
-    run = Run(workers, process_index, process_count, timeout, retry_failed)
+    run = Run(workers, timeout, retry_failed, executor)
     wanted = None if states is None else parse_states(states)
     settings = _checked(
         kind=sampling,
@@ -189,9 +211,12 @@ def label(
         burn_in=burn_in,
         seed=seed,
     )
-    plan = Plan(
-        read_structures(paths[:-1], own_states=wanted is None),
-        Method(method, functional, basis, grid_level, level),
+    kinds: Any = [kind.strip() for kind in relatives.split(",") if kind.strip()]
+    plan = Plan.of(
+        read_structures(
+            paths[:-1], own_states=wanted is None, kinds=kinds, most=max_relatives
+        ),
+        Method(method, functional, basis, grid_level, density_fit, stability, level),
         wanted,
         settings,
         None if sampling_method is None else Method(sampling_method),
@@ -199,7 +224,7 @@ def label(
     for structure in plan.impossible:
         typer.echo(f"warning: none of the states is possible: {structure}", err=True)
     console = Console(stderr=True)
-    with LabelBar(console) as bar:
+    with label_bar(console) as bar:
         report = run_label(plan, Path(paths[-1]), run=run, on_progress=bar)
     _show(report)
 
@@ -208,7 +233,7 @@ def _checked(**settings: Any) -> Any:
     """The sampling's settings; an error names the option."""
     from pydantic import ValidationError
 
-    from physnet_training.labelling.sampling import Sampling
+    from physnet_training.label.sampling import Sampling
 
     try:
         return Sampling(**settings)
@@ -241,12 +266,33 @@ def _show(report: Any) -> None:
     for state, excess in residuals["largest_spin_contamination"].items():
         if excess > 0.1:
             typer.echo(f"state {state}: <S²> exceeds S(S+1) by up to {excess:.2f}")
+    if residuals["num_contaminated"]:
+        typer.echo(
+            f"{residuals['num_contaminated']} labels are spin-contaminated; "
+            "physnet-train collect-labels --max-contamination 0.1 leaves them out"
+        )
     if report.failures_file is not None:
         typer.echo(
             f"failed labels: {report.failed.total()}, see {report.failures_file}; "
             "--retry-failed tries them again"
         )
-    if report.complete:
-        typer.echo(f"{report.target} is complete; {report.target}.labels may go")
-    else:
-        typer.echo(f"{report.target} will appear when all array tasks have finished")
+    typer.echo(f"{report.target} is complete; {report.target}.labels may go")
+
+
+@label_app.command("collect-labels")
+@_plain
+def collect_labels(
+    run: Annotated[Path, typer.Argument(help="TARGET.labels of a run of label.")],
+    target: Annotated[Path, typer.Argument(help="A new folder.")],
+    max_contamination: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, help="Leave out labels whose <S²> is further from S(S+1) (ħ²)."
+        ),
+    ] = None,
+) -> None:
+    """Write what a run of label has finished by now; the run may go on meanwhile."""
+    from physnet_training.label import collect
+
+    written, left_out = collect(run, target, max_contamination=max_contamination)
+    typer.echo(f"{target}: {written} labels, {left_out} left out as contaminated")

@@ -1,7 +1,8 @@
 """Geometries to label: displaced, vibrating or moving, by one method and one seed."""
 
 import hashlib
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from ase import Atoms
@@ -56,12 +57,9 @@ class Sampling(BaseModel):
         """
         return self.kind != "dynamics" if self.vertical is None else self.vertical
 
-    def thermal(self) -> bool:
-        """Whether temperatures matter."""
-        return self.kind in ("modes", "dynamics")
 
-
-class Start(NamedTuple):
+@dataclass(frozen=True)
+class Start:
     """Where sampling starts on one surface.
 
     Attributes:
@@ -74,14 +72,16 @@ class Start(NamedTuple):
 
 
 def random_generator(seed: int, *place: object) -> np.random.Generator:
-    """Random numbers that depend on the seed and a place in the plan, nothing else."""
+    """Random numbers that depend on the seed and a place, nothing else."""
     text = "/".join(map(str, (seed, *place)))
     digest = hashlib.sha256(text.encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "little"))
 
 
-def prepare(atoms: Atoms, calculator: BaseCalculator, sampling: Sampling) -> Start:
-    """Relax the structure and find its Hessian, where the sampling asks for them.
+def prepare(
+    atoms: Atoms, calculator: BaseCalculator, sampling: Sampling, *, hessian: bool
+) -> Start:
+    """Relax the structure where the sampling asks for it, and find its Hessian.
 
     Raises:
         RuntimeError: The relaxation does not converge, or forces are no numbers.
@@ -96,12 +96,12 @@ def prepare(atoms: Atoms, calculator: BaseCalculator, sampling: Sampling) -> Sta
                 f"the relaxation did not converge in {_RELAX_STEPS} steps: largest "
                 f"force {largest:.3g} eV/Å, asked {sampling.fmax:.3g}"
             )
-    hessian = None
-    if sampling.kind == "modes" and len(atoms) > 1:
-        hessian = numerical_hessian(atoms)
-        if not np.isfinite(hessian).all():
+    derivatives = None
+    if hessian and len(atoms) > 1:
+        derivatives = numerical_hessian(atoms)
+        if not np.isfinite(derivatives).all():
             raise RuntimeError("the method returned forces that are not finite")
-    return Start(atoms.positions.copy(), hessian)
+    return Start(atoms.positions.copy(), derivatives)
 
 
 def numerical_hessian(atoms: Atoms) -> Array:

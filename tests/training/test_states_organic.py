@@ -1,0 +1,118 @@
+"""The recipe that labels organic molecules: what it plans, and what it packs."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from physnet_training.cli import app as command
+from physnet_training.label import Method
+from physnet_training.label.journal import Journal
+from physnet_training.label.smiles import conformer
+from physnet_training.label.tasks import label_frame
+from physnet_training.packed import PackedDataset
+from typer.testing import CliRunner
+
+pytest.importorskip("rdkit")
+pytest.importorskip("pyscf")
+pytest.importorskip("tblite")
+ROOT = Path(__file__).parents[2] / "training"
+DATA = ROOT / "data" / "states_organic"
+
+
+def script(name):
+    path = ROOT / "recipes" / "states_organic" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def molecules(tmp_path_factory):
+    path = tmp_path_factory.mktemp("list") / "list.json"
+    names = ["CCCCO", "CF", "CO", "C[NH3+]", "CC"]
+    path.write_text(json.dumps([{"smiles": name} for name in names]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def plan(molecules):
+    return script("label_organic").make_plan(molecules)
+
+
+def test_chosen_molecules_of_the_list_come_first(molecules):
+    make_plan = script("label_organic").make_plan
+    chains = make_plan(molecules, ["CCCCO"]).chains
+    assert chains[0].structure.name == "CCCCO"
+    with pytest.raises(ValueError, match="--first names CCO, which .* lacks"):
+        make_plan(molecules, ["CCO"])
+
+
+def test_small_molecules_of_h_c_n_o_come_first_with_all_states(plan):
+    names = [chain.structure.name for chain in plan.chains]
+    molecules = dict.fromkeys(n for n in names if n in ("CCCCO", "CF", "CO", "CC"))
+    assert list(molecules) == ["CO", "CC", "CF", "CCCCO"]
+    methanol = [c for c in plan.chains if c.structure.name == "CO"]
+    assert [(c.kind, len(c.states)) for c in methanol] == [
+        ("none", 4),
+        ("modes", 4),
+        ("modes", 1),
+    ]
+    radicals = [c for c in plan.chains if c.structure.name == "C[O]"]
+    states = [[(s.charge, s.multiplicity) for s in c.states] for c in radicals]
+    assert states == [[(0, 2), (1, 1), (-1, 1)]]
+    keys = [chain.key for chain in plan.chains]
+    assert len(keys) == len(set(keys))
+    assert plan.settings()["method"]["functional"] == "wb97x"
+    assert plan.settings()["method"]["density_fit"] is True
+
+
+def test_what_is_finished_becomes_a_file_that_converts(tmp_path, plan):
+    pack = script("pack")
+    chain = next(c for c in plan.chains if c.structure.name == "CO")
+    atoms = conformer("CO")
+    with Journal(tmp_path / "run.labels" / "journal.jsonl", plan.settings()) as journal:
+        for state in chain.states:
+            line = label_frame(chain, 0, atoms, state, Method())
+            line["forces"] = (np.array(line["forces"]) + np.eye(3)[0]).tolist()
+            spin = 0.5 * (state.multiplicity - 1)
+            line["s_squared"] = spin * (spin + 1) + 0.3 * (state.charge == 1)
+            journal.add("label", chain.label_key(0, state), line)
+    target = tmp_path / "some.npz"
+    runner = CliRunner()
+    app = pack.typer.Typer()
+    app.command()(pack.main)
+    found = runner.invoke(app, [str(tmp_path / "run.labels"), str(target)])
+    assert found.exit_code == 0, found.output
+    assert "| molecule | 1 | 1 | 1 | 1 | 1 | 4 |" in found.output
+    with np.load(target) as file:
+        data = {name: file[name] for name in file.files}
+    assert data["geometry"].tolist() == [0, 0, 0, 0]
+    assert data["contaminated"].tolist() == [False, True, False, False]
+    positions = data["positions"].reshape(4, 6, 3)
+    forces = data["forces"].reshape(4, 6, 3)
+    assert np.abs(forces.sum(axis=1)).max() < 1e-5
+    assert np.abs(np.cross(positions, forces).sum(axis=1)).max() < 1e-5
+    converted = runner.invoke(command, ["convert", str(target), str(tmp_path / "set")])
+    assert converted.exit_code == 0, converted.output
+    assert PackedDataset.open(tmp_path / "set").groups == ("CO",)
+
+
+def test_the_shipped_labels_are_whole_and_join_states_dft():
+    with np.load(DATA / "states_organic.npz") as file:
+        data = {name: file[name] for name in file.files}
+    with np.load(ROOT / "data" / "states_dft" / "states_dft.npz") as file:
+        assert str(data["level_of_theory"]) == str(file["level_of_theory"])
+    assert data["n_atoms"].sum() == len(data["numbers"]) == len(data["forces"])
+    for name, array in data.items():
+        if array.dtype.kind == "f" and name != "temperature_K":
+            assert np.isfinite(array).all(), name
+    spin = 0.5 * (data["multiplicity"] - 1.0)
+    excess = data["s_squared"] - spin * (spin + 1)
+    assert (data["contaminated"] == (np.abs(excess) > 0.1)).all()
+    assert (DATA / "states_organic.npz").stat().st_size < 30e6
+    # A vertical ladder: one geometry, the molecule in its four states.
+    first = data["geometry"] == data["geometry"][0]
+    assert (data["name"][first] == data["name"][0]).all()

@@ -1,1 +1,0 @@
-"""Labels from ASE calculators: methods, sampling, jobs, journal."""
