@@ -7,7 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from physnet_ase.graph import Capacity, Graph, build_graph, needed_capacity
+from physnet_ase.graph import (
+    Capacity,
+    Graph,
+    build_graph,
+    needed_capacity,
+    size_class,
+)
 from physnet_ase.molecules import Molecules
 from physnet_ase.neighbors import (
     every_ordered_pair,
@@ -228,6 +234,7 @@ class GraphBatches:
         # Open molecules have all pairs i < j as long ones, periodic ones have none; a
         # mixture is sized as if all had them.
         self._long = 0.5
+        self._waves = 0  # k-vectors of a periodic molecule
         self._sample_sizes = np.zeros(0)
         if self._estimated:
             self._sample(indices)
@@ -253,7 +260,7 @@ class GraphBatches:
         if self._periodic and self.processes > 1:
             self.shapes = [worst]  # a choice would need the others' positions
             return
-        needs = np.array([self.need(batch)[1:] for batch in batches], np.float64)
+        needs = np.array([self.need(batch)[1:4] for batch in batches], np.float64)
         margin = _PAIR_MARGIN if self._estimated else 1.0
         self.shapes = choose_shapes(needs, worst, pair_margin=margin)
 
@@ -266,7 +273,7 @@ class GraphBatches:
             neighbors = near if self._periodic else np.minimum(neighbors, near)
         long_pairs = self._long * (n @ (n - 1))
         pairs = int(np.ceil(n @ neighbors))
-        return Capacity(self.slots, int(n.sum()), pairs, int(long_pairs))
+        return Capacity(self.slots, int(n.sum()), pairs, int(long_pairs), self._waves)
 
     def build(
         self,
@@ -312,7 +319,11 @@ class GraphBatches:
                 return shape
         if self.processes > 1 and self.shapes[-1].holds(need):
             return self.shapes[-1]
-        grown = Capacity(self.slots, *(int(np.ceil(1.2 * n)) + 1 for n in need[1:]))
+        grown = Capacity(
+            self.slots,
+            *(int(np.ceil(1.2 * n)) + 1 for n in need[1:4]),
+            k_vectors=max(need.k_vectors, self._waves),
+        )
         if self.processes > 1:
             raise ValueError(
                 f"{self.dataset.path}: a batch needs {need}, the largest shape is "
@@ -340,6 +351,8 @@ class GraphBatches:
         pairs = find_pairs(found, cutoff if self.cutoff is not None else None)
         if found.periodic.all():
             self._long = 0.0
+        if pairs.waves is not None:
+            self._waves = size_class(pairs.waves.shape[1], ratio=1.3)
         owner = found.owner[pairs.receivers]
         near = np.bincount(owner, minlength=len(found)) / found.n_atoms
         self._crowded = float(near.max())
