@@ -73,8 +73,20 @@ def test_energies_of_ensembles_are_in_hartree(tmp_path, comment):
 @pytest.mark.parametrize("comment", ["water", "", "0 1", "step 3 of 7", "12.5"])
 def test_comments_without_an_energy(tmp_path, comment):
     (tmp_path / "a.xyz").write_text(frame(comment))
-    with pytest.raises(ValueError, match=r"a\.xyz: neither energies nor forces found"):
+    named = rf".*such as '{comment}'" if comment else ""
+    message = rf"a\.xyz: neither energies nor forces found{named}"
+    with pytest.raises(ValueError, match=message):
         convert(tmp_path / "a.xyz", tmp_path / "set")
+
+
+@pytest.mark.parametrize("unit", ["Eh", "hartree", "kcal/mol", "Ha"])
+def test_a_unit_behind_the_number_is_not_overlooked(tmp_path, unit):
+    (tmp_path / "a.xyz").write_text(frame(f"energy=-76.4 {unit} charge=0"))
+    with pytest.raises(ValueError, match=rf"word '{unit}', a unit; say --energy-unit"):
+        convert(tmp_path / "a.xyz", tmp_path / "set")
+    convert(tmp_path / "a.xyz", tmp_path / "set", energy_unit=unit)
+    (tmp_path / "b.xyz").write_text(frame("energy=-2077 eV charge=0"))
+    convert(tmp_path / "b.xyz", tmp_path / "other")
 
 
 @pytest.mark.parametrize(
@@ -193,6 +205,7 @@ def test_a_lattice_of_zeros_is_not_periodic(tmp_path, pbc):
     report, dataset = converted(tmp_path / "a.xyz", tmp_path / "set")
     assert report.num_molecules == 2
     assert not dataset.take("pbc", np.arange(2)).any()
+    assert "1 molecules: a cell of zeros, not periodic" in report.sources[0].notes
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from physnet_ase.molecules import Molecules, gather
 from physnet_ase.quantities import QUANTITIES, labels
 from physnet_ase.state import state_key, stated_state
+from physnet_ase.units import conversion_factor
 from physnet_training.sources.arrays import (
     matches,
     stress_from_virial,
@@ -132,9 +133,24 @@ class FrameReader:
             used |= {*levels, *_INITIAL, *_STRUCTURE}
             unused = {key: said[key] for key in shapes if key not in used}
             vectors = [key for key in unused if shapes[key] == (count, 3)]
+            self._refuse_units(unused)
             check_unused(unused, vectors, self.options, self.reading)
             self._known[present] = keys
         return self._known[present]
+
+    def _refuse_units(self, unused: Mapping[str, Any]) -> None:
+        """A unit behind a number, as in ``energy=-76.4 Eh``, is a word by itself.
+
+        Raises:
+            ValueError: It is another unit than the one that would be taken.
+        """
+        for key, value in unused.items():
+            factor = conversion_factor("energy", key) if value is True else None
+            if factor not in (None, 1.0) and not self.options.energy_unit:
+                raise ValueError(
+                    f"the comment line holds the word {key!r}, a unit; say "
+                    f"--energy-unit {key}, or name the energy energy_{key.lower()}"
+                )
 
     def _agreed(
         self, quantity: str, keys: list[str], said: Mapping[str, Any], atoms: Atoms

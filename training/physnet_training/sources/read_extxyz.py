@@ -50,6 +50,7 @@ _COMMENTS = {
     "'energy:' and a number, as xtb writes it": re.compile(rf"energy: {_NUMBER}( .*)?"),
 }
 """Comment lines with an energy in hartree."""
+_COMMENT = "comment lines such as"
 _QM9_LEVEL = "B3LYP/6-31G(2df,p)"
 _QM9_ENERGY = 12  # place of U0 among the words of the comment line, "gdb" is 0
 _PROPERTIES = re.compile(r"""properties\s*=\s*"?([^\s"]+)""", re.IGNORECASE)
@@ -86,7 +87,7 @@ def _frames(
                     return
                 if row < options.first_row:
                     continue
-                frame = _parsed(text, row)
+                frame = _parsed(text, row, reading)
             except _DAMAGE as error:
                 raise ValueError(
                     f"{path} cannot be read at molecule {row} (0-based), line "
@@ -224,7 +225,7 @@ class _Lines:
         return line
 
 
-def _parsed(text: _Text, row: int) -> Frame:
+def _parsed(text: _Text, row: int, reading: Reading) -> Frame:
     """A frame as ASE reads it, after what ASE would drop or misread was looked at.
 
     Raises:
@@ -234,7 +235,7 @@ def _parsed(text: _Text, row: int) -> Frame:
         return Frame(row, _qm9(text), (_QM9_FACT,))
     facts: tuple[str, ...] = ()
     if "=" not in text.comment:
-        text, facts = _plain_comment(text)
+        text, facts = _plain_comment(text, reading)
     properties = _PROPERTIES.search(text.comment)
     columns = properties[1].split(":") if properties else ["species", "S", "1"]
     _check_columns(text, columns, named=properties is not None)
@@ -244,12 +245,10 @@ def _parsed(text: _Text, row: int) -> Frame:
         text, renamed = _with_elements(text, columns)
         atoms = next(read_xyz(io.StringIO(text.joined()), 0))
         facts = (*facts, renamed)
-    if atoms.cell.rank == 0:
-        atoms.pbc = False  # a lattice of zeros is how some say "not periodic"
     return Frame(row, atoms, facts)
 
 
-def _plain_comment(text: _Text) -> tuple[_Text, tuple[str, ...]]:
+def _plain_comment(text: _Text, reading: Reading) -> tuple[_Text, tuple[str, ...]]:
     """A comment of words: only an energy in a known form is taken from it."""
     comment = " ".join(text.comment.split())
     for form, pattern in _COMMENTS.items():
@@ -257,6 +256,8 @@ def _plain_comment(text: _Text) -> tuple[_Text, tuple[str, ...]]:
         if found:
             said = _Text(f"energy_hartree={found[1]}", text.atoms, text.vectors)
             return said, (f"energy in hartree from the comment line: {form}",)
+    if comment and not any(key.startswith(_COMMENT) for key in reading.unused):
+        reading.unused.append(f"{_COMMENT} {comment[:60]!r}")
     return _Text("", text.atoms, text.vectors), ()
 
 
