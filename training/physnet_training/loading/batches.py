@@ -25,7 +25,7 @@ from physnet_ase.neighbors import (
 from physnet_ase.quantities import QUANTITIES, trained
 from physnet_training.loading.shapes import choose_shapes
 from physnet_training.packed import PackedDataset
-from physnet_training.storage.shard import parts
+from physnet_training.packed.reader import parts
 
 Array = NDArray[Any]
 logger = logging.getLogger(__name__)
@@ -91,6 +91,7 @@ def read_batches(
     molecules = Molecules(
         dataset.n_atoms[ascending].astype(np.int32, copy=False), values, ascending
     )
+    dataset.check(molecules)
     return molecules, np.split(place, np.cumsum([len(b) for b in batches])[:-1])
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from physnet_training.distinct_states import distinct_states
 from physnet_training.packed import PackedDataset
-from physnet_training.storage.shard import parts
+from physnet_training.packed.reader import parts
 
 Array = NDArray[Any]
 _AT_ONCE = 1 << 18  # molecules sorted or hashed at once

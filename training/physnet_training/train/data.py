@@ -15,7 +15,7 @@ from physnet_ase.references import References
 from physnet_ase.state import ElectronicState
 from physnet_training.loading.batches import read_batches
 from physnet_training.packed import PackedDataset
-from physnet_training.storage.shard import parts
+from physnet_training.packed.reader import parts
 from physnet_training.train.recipe import Recipe
 
 _LEAST_SCALE = 0.1  # eV per atom that one unit of the energy head has at the start
