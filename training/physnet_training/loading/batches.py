@@ -319,11 +319,9 @@ class GraphBatches:
                 return shape
         if self.processes > 1 and self.shapes[-1].holds(need):
             return self.shapes[-1]
-        grown = Capacity(
-            self.slots,
-            *(int(np.ceil(1.2 * n)) + 1 for n in need[1:4]),
-            k_vectors=max(need.k_vectors, self._waves),
-        )
+        atoms, pairs, long = (int(np.ceil(1.2 * n)) + 1 for n in need[1:4])
+        waves = max(need.k_vectors, self._waves)
+        grown = Capacity(self.slots, atoms, pairs, long, waves)
         if self.processes > 1:
             raise ValueError(
                 f"{self.dataset.path}: a batch needs {need}, the largest shape is "
