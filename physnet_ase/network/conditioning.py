@@ -229,7 +229,7 @@ class ChargeTransfer(nn.Module):
 
 
 SHARPNESS = 8.0
-"""Factor of the scores: two fragments whose ionization energies differ by an electronvolt
-must differ by several units, or the wrong one keeps a share."""
+"""Factor of the scores: where ionization energies of two fragments differ by an
+electronvolt the scores must by several units, or the wrong one keeps a share."""
 TRANSFER_RANKS = 16
 """Terms of the bilinear form by which two atoms exchange charge."""
