@@ -66,7 +66,7 @@ def test_the_unfamiliar_atoms_are_named(potential):
 
 def test_one_warning_for_many_structures(potential):
     several = [*thermal("H2O", 3, 3), *thermal("C2H4", 2, 1)]
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="C2H4 is unfamiliar") as caught:
         potential.evaluate(several, properties=("energy",))
     assert len(caught) == 1
     assert "2 of 5 structures" in str(caught[0].message)
