@@ -8,11 +8,11 @@ import matplotlib.image
 import numpy as np
 import pytest
 from physnet_training.audit.audit import audit_dataset
-from physnet_training.audit.plot import plot_audit
 from physnet_training.audit.report import (
     describe,
     describe_row,
     parse_rows,
+    plot_audit,
     stored_audit,
     table,
 )
