@@ -13,7 +13,7 @@ from physnet_training.convert import convert
 from physnet_training.packed import PackedDataset
 from physnet_training.sources import read_ase
 from physnet_training.sources.formats import find_format
-from physnet_training.sources.options import Reading, ReadOptions
+from physnet_training.sources.keys import Reading, ReadOptions
 
 from physnet_ase.molecules import concatenate
 from physnet_ase.units import HARTREE

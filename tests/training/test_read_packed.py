@@ -9,7 +9,7 @@ from physnet_training.convert import convert
 from physnet_training.packed import PackedDataset, PackedWriter
 from physnet_training.sources import read_packed as module
 from physnet_training.sources.formats import find_format
-from physnet_training.sources.options import Reading, ReadOptions
+from physnet_training.sources.keys import Reading, ReadOptions
 from physnet_training.sources.read_packed import read_packed
 
 from physnet_ase.molecules import concatenate

@@ -12,7 +12,7 @@ from physnet_ase.quantities import QUANTITIES
 from physnet_ase.state import free_atom_multiplicity
 from physnet_training.audit.validate import Problem, charge_sums, find_problems
 from physnet_training.packed.invalid_rows import InvalidRow
-from physnet_training.sources.options import ReadOptions
+from physnet_training.sources.keys import ReadOptions
 
 Array = NDArray[Any]
 Policy = Literal["error", "skip", "keep"]

@@ -12,8 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from physnet_ase import __version__
 from physnet_training.conversion.check import Policy
-from physnet_training.sources.keys import sought
-from physnet_training.sources.options import ReadOptions
+from physnet_training.sources.keys import ReadOptions, sought
 
 SHARD_MOLECULES = 1_000_000
 """Most molecules of a shard, unless the user says otherwise."""

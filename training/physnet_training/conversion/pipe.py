@@ -18,7 +18,7 @@ from physnet_training.packed import PackedWriter
 from physnet_training.packed.files import locked, write_json
 from physnet_training.packed.reader import Shard
 from physnet_training.sources.formats import find_format
-from physnet_training.sources.options import Reading
+from physnet_training.sources.keys import Reading
 
 
 @dataclass(frozen=True)

@@ -8,32 +8,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from physnet_training.label.methods import Method as Method
+    from physnet_training.label.calculators import Method as Method
     from physnet_training.label.output import collect as collect
     from physnet_training.label.plan import Chain as Chain
     from physnet_training.label.plan import Plan as Plan
+    from physnet_training.label.plan import Structure as Structure
     from physnet_training.label.plan import parse_states as parse_states
+    from physnet_training.label.plan import read_structures as read_structures
+    from physnet_training.label.plan import smiles_structure as smiles_structure
     from physnet_training.label.run import LabelReport as LabelReport
     from physnet_training.label.run import Run as Run
     from physnet_training.label.run import label as label
     from physnet_training.label.sampling import Sampling as Sampling
-    from physnet_training.label.structures import Structure as Structure
-    from physnet_training.label.structures import read_structures as read_structures
-    from physnet_training.label.structures import smiles_structure as smiles_structure
 
 _EXPORTS = {
     "Chain": "plan",
     "LabelReport": "run",
-    "Method": "methods",
+    "Method": "calculators",
     "Plan": "plan",
     "Run": "run",
     "Sampling": "sampling",
-    "Structure": "structures",
+    "Structure": "plan",
     "collect": "output",
     "label": "run",
     "parse_states": "plan",
-    "read_structures": "structures",
-    "smiles_structure": "structures",
+    "read_structures": "plan",
+    "smiles_structure": "plan",
 }
 __all__ = sorted(_EXPORTS)
 

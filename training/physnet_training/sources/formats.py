@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from physnet_ase.molecules import Molecules
-from physnet_training.sources.options import Reading, ReadOptions
+from physnet_training.sources.keys import Reading, ReadOptions
 from physnet_training.sources.read_ase import (
     count_database,
     count_trajectory,

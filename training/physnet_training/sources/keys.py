@@ -1,20 +1,69 @@
-"""What a key of a data file means, and in which unit its numbers are.
+"""What the user says about sources, and what keys of data files mean.
 
 Names and units stand in ``physnet_ase.quantities`` and ``physnet_ase.state`` only.
 """
 
 import difflib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from physnet_ase.quantities import DERIVED, QUANTITIES, labels
 from physnet_ase.state import STATE_KEYS, state_key
 from physnet_ase.units import conversion_factor, known_units
-from physnet_training.sources.options import Reading, ReadOptions
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What the user says about the sources.
+
+    Attributes:
+        energy_unit: Unit of energies, where the file does not carry it.
+        length_unit: Unit of positions and cells, where the file does not carry it.
+        force_unit: Unit of forces; None: energy unit per length unit.
+        dipole_unit: Unit of dipoles, where the file does not carry it.
+        keys: Quantity -> key in the file, where the name is not a usual one or several
+            compete.
+        ignore: Keys that are left out, whatever they look like.
+        where: Key -> value: only molecules for which the file says this.
+        level: Level of theory, where the file does not carry it.
+        allow_missing: Take NaN in a label as "this label is missing".
+        assume_multiplicity: ``"lowest"`` fills in missing multiplicities.
+        first_row: Only molecules with this 0-based number in the source or a higher
+            one; readers seek where the format allows.
+    """
+
+    energy_unit: str | None = None
+    length_unit: str | None = None
+    force_unit: str | None = None
+    dipole_unit: str | None = None
+    keys: Mapping[str, str] = field(default_factory=dict)
+    ignore: tuple[str, ...] = ()
+    where: Mapping[str, str] = field(default_factory=dict)
+    level: str | None = None
+    allow_missing: bool = False
+    assume_multiplicity: Literal["lowest"] | None = None
+    first_row: int = 0
+
+
+@dataclass
+class Reading:
+    """What a reader took from a source and what it left; filled while it reads.
+
+    Attributes:
+        units: Quantity -> unit taken and how it is known.
+        unused: Keys that mean nothing here, in the order in which they came.
+        ignored: Keys that were left out because the user said so.
+    """
+
+    units: dict[str, str] = field(default_factory=dict)
+    unused: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+
 
 N_ATOMS = ("n_atoms", "N")
 """Keys of the number of atoms of each molecule."""
@@ -344,8 +393,9 @@ class UnitChoice:
             return stated, f"the file says so of {key}"
         if option:
             return option, "by option"
-        if key in self.defaults:
-            return self.defaults[key], f"{key} is so by the file's format"
+        usual = self.defaults.get(key)
+        if usual:
+            return usual, f"{key} is so by the file's format"
         if dimension in ("charge", "none"):
             return _ASSUMED[dimension], "always"
         if dimension in _ASSUMED:
@@ -416,3 +466,101 @@ def key_table() -> list[str]:
         shown = ", ".join(f"`{key}`" for key in dict.fromkeys(keys))
         lines.append(f"| {what} | {shown} | {who} |")
     return lines
+
+
+Array = NDArray[Any]
+_WHOLE = ("level_of_theory", "theory")
+_METHODS = ("method", "functional")
+_BASES = ("basis", "basis_set")
+
+
+def level_columns(available: Collection[Any], options: ReadOptions) -> list[str]:
+    """Keys that say the level of theory, without those that ``--where`` fixes.
+
+    Where there is a solvent model, the word of a solvent says nothing more.
+
+    Raises:
+        ValueError: The key that was chosen is not there.
+    """
+    chosen = options.keys.get("level")
+    if chosen is not None:
+        if chosen not in available:
+            raise ValueError(f"there is no key {chosen!r}, asked for as level")
+        return [chosen]
+    columns = [
+        key
+        for key in available
+        if isinstance(key, str) and key.lower() in QUANTITIES["level"].aliases
+    ]
+    if any(key.lower() == "solvent_model" for key in columns):
+        columns = [key for key in columns if key.lower() != "solvent"]
+    return [key for key in columns if key not in options.where]
+
+
+def level_of(
+    columns: Mapping[str, Any], otherwise: str, options: ReadOptions
+) -> str | Array:
+    """The level of theory: one word, or one for each molecule where columns differ.
+
+    Args:
+        columns: Key of ``level_columns`` -> word, or array of words.
+        otherwise: What the format or the key of the energy says.
+        options: ``level`` names what the file does not say.
+
+    Raises:
+        ValueError: ``--level`` names one level, but the columns hold several.
+    """
+    # One row per molecule; a file of one level, the usual case, is one row.
+    tables = {key: np.atleast_1d(np.asarray(words)) for key, words in columns.items()}
+    for words in tables.values():
+        if options.level and len(words) > 1 and (words != words[0]).any():
+            refuse_one_level(tables, options)
+    if options.level:
+        return options.level
+    tables = {k: w[:1] if (w == w[0]).all() else w for k, w in tables.items()}
+    length = max((len(words) for words in tables.values()), default=1)
+    rows = []
+    for row in range(length):
+        said = {
+            key: str(words[min(row, len(words) - 1)]) for key, words in tables.items()
+        }
+        rows.append(name_of(said, otherwise))
+    return rows[0] if length == 1 else np.array(rows)
+
+
+def refuse_one_level(columns: Mapping[str, Any], options: ReadOptions) -> None:
+    """Stop: one level was asked for, and there are several.
+
+    Raises:
+        ValueError: Always.
+    """
+    shown = "; ".join(
+        f"{key} is {', '.join(sorted(set(map(str, words)))[:4])}"
+        for key, words in columns.items()
+    )
+    key = next(iter(columns))
+    raise ValueError(
+        f"--level {options.level!r} names one level of theory for all, but {shown}; "
+        f"keep one with --where {key}=VALUE, or leave --level out to store each one's "
+        "own"
+    )
+
+
+def name_of(said: Mapping[str, str], otherwise: str) -> str:
+    """``METHOD/BASIS, SOLVENT`` of what one molecule's columns say."""
+    return _name(tuple(said.items()), otherwise)
+
+
+@lru_cache(maxsize=1024)
+def _name(said: tuple[tuple[str, str], ...], otherwise: str) -> str:
+    words = {key.lower(): word for key, word in said if word}
+
+    def first(keys: tuple[str, ...]) -> str:
+        return next((words.pop(key) for key in keys if key in words), "")
+
+    whole, method, basis = first(_WHOLE), first(_METHODS), first(_BASES)
+    if not whole:
+        method = method or otherwise
+    both = "/".join(word for word in (method, basis) if word)
+    parts = dict.fromkeys([whole, both, *words.values()])
+    return ", ".join(part for part in parts if part)

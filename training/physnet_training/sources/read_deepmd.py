@@ -23,7 +23,7 @@ from physnet_training.sources.arrays import (
     Rows,
     read_batches,
 )
-from physnet_training.sources.options import Reading, ReadOptions
+from physnet_training.sources.keys import Reading, ReadOptions
 
 Array = NDArray[Any]
 

@@ -18,8 +18,7 @@ from physnet_training.sources.arrays import (
     count_molecules,
     read_batches,
 )
-from physnet_training.sources.keys import find_keys
-from physnet_training.sources.options import Reading, ReadOptions
+from physnet_training.sources.keys import Reading, ReadOptions, find_keys
 
 Array = NDArray[Any]
 

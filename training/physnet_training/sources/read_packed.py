@@ -13,8 +13,7 @@ from physnet_ase.quantities import QUANTITIES
 from physnet_training.packed import PackedDataset
 from physnet_training.packed.layout import N_ATOMS
 from physnet_training.sources.arrays import matches
-from physnet_training.sources.keys import UnitChoice
-from physnet_training.sources.options import Reading, ReadOptions
+from physnet_training.sources.keys import Reading, ReadOptions, UnitChoice
 
 Array = NDArray[Any]
 
