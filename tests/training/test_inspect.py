@@ -19,7 +19,7 @@ from physnet_training.audit.report import (
 from physnet_training.cli import app
 from physnet_training.convert import convert
 from physnet_training.packed import PackedDataset
-from physnet_training.packed.layout import MANIFEST
+from physnet_training.packed.files import MANIFEST
 from rich.console import Console
 from typer.testing import CliRunner
 

@@ -2,7 +2,6 @@
 
 import tempfile
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -61,12 +60,7 @@ class DuplicateFinder:
     def __enter__(self) -> "DuplicateFinder":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Remove the temporary files."""
         for file in self._files:
             file.close()

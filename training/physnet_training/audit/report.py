@@ -14,8 +14,7 @@ from physnet_ase.quantities import labels
 from physnet_ase.state import signed
 from physnet_training.audit.validate import closest_pair
 from physnet_training.packed import PackedDataset
-from physnet_training.packed.files import read_json
-from physnet_training.packed.layout import REPORT, units
+from physnet_training.packed.files import REPORT, read_json, units
 
 _MARKS = {"plausible": "ok", "suspicious": "SUSPICIOUS", "unclear": "unclear"}
 _SHOWN = 20

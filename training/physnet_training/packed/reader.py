@@ -13,16 +13,17 @@ from numpy.typing import NDArray
 
 from physnet_ase.molecules import Molecules
 from physnet_ase.quantities import QUANTITIES, Quantity, labels
-from physnet_ase.state import free_atom_multiplicity
-from physnet_training.distinct_states import distinct_states
-from physnet_training.packed.files import check_seal, read_json, sha256
-from physnet_training.packed.layout import (
+from physnet_training.distinct_states import distinct_states, lowest_multiplicities
+from physnet_training.packed.files import (
     MANIFEST,
     N_ATOMS,
     OFFSETS,
     OLD_CHARGE,
     REPORT,
     SCHEMA_VERSION,
+    check_seal,
+    read_json,
+    sha256,
     units,
 )
 
@@ -459,10 +460,14 @@ class PackedDataset:
             ) from error
 
     def batches(
-        self, quantities: Sequence[str] | None = None, *, check: bool = True
+        self,
+        quantities: Sequence[str] | None = None,
+        *,
+        check: bool = True,
+        first: int = 0,
     ) -> Iterator[Molecules]:
-        """All molecules in order, in batches of bounded size; see ``molecules``."""
-        first, count = 0, self.num_molecules
+        """All molecules from one on, in batches of bounded size; see ``molecules``."""
+        count = self.num_molecules
         while first < count:
             end = min(first + _BATCH_MOLECULES, count)
             limit = int(self.offsets[first]) + _BATCH_ATOMS
@@ -516,23 +521,16 @@ class PackedDataset:
         if self.assume_multiplicity is None or not missing.any():
             return spin
         rows = molecules[missing]
-        numbers = self.take("atomic_numbers", self.atom_rows(rows)).astype(np.int64)
-        sizes = self.n_atoms[rows]
-        protons = np.add.reduceat(numbers, np.cumsum(sizes) - sizes)
-        electrons = protons - np.rint(self.take("total_charge", rows)).astype(np.int64)
-        lowest = 1 + electrons % 2
-        alone = sizes == 1
-        pairs = np.stack([protons, protons - electrons], axis=1)[alone]
-        for number, charge in np.unique(pairs, axis=0).tolist():
-            known = free_atom_multiplicity(number, charge)
-            same = alone & (protons == number) & (electrons == number - charge)
-            if known is None:
-                raise ValueError(
-                    f"{self.path}: molecule {rows[same][0]} is a free atom without a "
-                    "multiplicity, whose ground state no table here says; convert the "
-                    "spins too"
-                )
-            lowest[same] = known
+        numbers = self.take("atomic_numbers", self.atom_rows(rows))
+        charge = self.take("total_charge", rows)
+        lowest = lowest_multiplicities(numbers, self.n_atoms[rows], charge)
+        unknown = np.isnan(lowest)
+        if unknown.any():
+            raise ValueError(
+                f"{self.path}: molecule {rows[unknown][0]} is a free atom without a "
+                "multiplicity, whose ground state no table here says; convert the "
+                "spins too"
+            )
         spin = np.array(spin)
         spin[missing] = lowest
         return spin

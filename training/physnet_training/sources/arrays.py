@@ -16,6 +16,7 @@ from physnet_ase.molecules import Molecules
 from physnet_ase.quantities import QUANTITIES
 from physnet_ase.state import state_key
 from physnet_training.sources.keys import (
+    STATE,
     Reading,
     ReadOptions,
     UnitChoice,
@@ -36,7 +37,6 @@ MAX_MOLECULES = 20_000
 """Molecules in one batch."""
 MAX_BYTES = 1 << 25
 """Bytes of the source in one batch, unless a single molecule has more."""
-_STATE = ("total_charge", "spin_multiplicity")
 _ISOTOPES = {"D": "H", "T": "H"}
 _LABELLED = re.compile(r"([A-Z][a-z]?)(?:\d+|_.*)")
 _TENSORS = ("stress", "virial")
@@ -165,13 +165,13 @@ class ArrayTable:
         chosen.pop("level", None)
         keys = find_all_keys(sought(), self.arrays, chosen)
         for quantity, several in keys.items():
-            if len(several) > 1 and quantity not in _STATE:
+            if len(several) > 1 and quantity not in STATE:
                 raise competing(quantity, several)
         return keys
 
     def _drop_other_things(self) -> None:
         """Arrays under one letter, such as S and M, may be no state at all."""
-        for quantity in _STATE:
+        for quantity in STATE:
             if quantity not in self.options.keys:
                 self.keys[quantity] = [
                     key
@@ -249,7 +249,7 @@ class ArrayTable:
         expected = [(*lead, *shape) for shape in shapes]
         if spec.shape == ():
             expected.append((*lead, 1))
-        if quantity in _STATE:
+        if quantity in STATE:
             expected.append(())
         name = quantity if spec.per_atom else key
         if tuple(array.shape) not in expected:
@@ -507,7 +507,7 @@ class _Batch:
             "atomic_numbers": self.numbers,
             "positions": _times(self._per_atom(table.keys["positions"][0]), length),
         }
-        for name in _STATE:
+        for name in STATE:
             if table.keys[name]:
                 values[name] = self._state(name)
         for name in ("cell", "pbc"):

@@ -93,6 +93,7 @@ NO_LABELS = (
     "initial_magmoms",
 )
 """ASE's names for what is no label here: atomic energies, dynamics, starting values."""
+STATE = ("total_charge", "spin_multiplicity")
 _ASSUMED = {"length": "angstrom", "dipole": "e*angstrom", "charge": "e", "none": ""}
 _VOLUMES = {"a3": "a^3", "ang3": "ang^3", "angstrom3": "angstrom^3", "bohr3": "bohr^3"}
 
@@ -182,11 +183,7 @@ def _is_one_of(key: str, names: Iterable[str]) -> bool:
 
 
 def _suffixed(quantity: str, name: str, key: str) -> Meaning | None:
-    """A key that continues a name with a unit, and a level of theory behind it.
-
-    ``energy_hartree_B3LYP`` is in hartree at B3LYP, ``gradient_hartree_bohr`` in
-    hartree/bohr.
-    """
+    """As ``energy_hartree_B3LYP``: a name, its unit, a level of theory behind it."""
     head = key[: len(name) + 1]
     exact = len(name) == 1 and head != name + "_"
     if head.lower() != name.lower() + "_" or exact:
@@ -211,8 +208,9 @@ def find_keys(
     """
     present = [key for key in available if isinstance(key, str)]
     if quantity not in chosen:
-        named = [key for key in present if _means(key, quantity)]
-        return sorted(named, key=lambda key: _rank(quantity, key))
+        named = [k for k in present if (m := meaning(k)) and m.quantity == quantity]
+        usual = sought()[quantity]  # others come behind
+        return sorted(named, key=lambda k: (*usual, k).index(k))
     key = chosen[quantity]
     if key not in present:
         near = difflib.get_close_matches(key, present, n=3, cutoff=0.4)
@@ -221,17 +219,6 @@ def find_keys(
             f"{'similar' if near else 'present'}: {', '.join(near or present)}"
         )
     return [key]
-
-
-def _means(key: str, quantity: str) -> bool:
-    found = meaning(key)
-    return found is not None and found.quantity == quantity
-
-
-def _rank(quantity: str, key: str) -> int:
-    """Place of a key among the usual ones; others come behind."""
-    names = sought()[quantity]
-    return names.index(key) if key in names else len(names)
 
 
 def find_all_keys(
@@ -317,15 +304,12 @@ def _looks_like(key: str, value: Any, vector: bool) -> str | None:
     if key in NO_LABELS or np.asarray(value).dtype.kind not in "iuf":
         return None
     named = meaning(key)
-    if named is not None and named.quantity in (*trainable(), *_STATE):
+    if named is not None and named.quantity in (*trainable(), *STATE):
         return named.quantity
     for part, like in LOOKS_LIKE.items():
         if part in key.lower():
             return like
     return "forces" if vector else None
-
-
-_STATE = ("total_charge", "spin_multiplicity")
 
 
 def _family(quantity: str) -> set[str]:
@@ -407,19 +391,15 @@ class UnitChoice:
 
     def _option(self, quantity: str) -> str | None:
         options, dimension = self.options, dimension_of(quantity)
-        length = options.length_unit or "angstrom"
-        if dimension == "force" and options.force_unit:
-            return options.force_unit
-        composed = options.energy_unit and {
-            "force": f"{options.energy_unit}/{length}",
-            "stress": f"{options.energy_unit}/{length}^3",
-        }
-        simple = {
-            "energy": options.energy_unit,
+        energy, length = options.energy_unit, options.length_unit or "angstrom"
+        given = {
+            "energy": energy,
             "length": options.length_unit,
             "dipole": options.dipole_unit,
+            "force": options.force_unit or (energy and f"{energy}/{length}"),
+            "stress": energy and f"{energy}/{length}^3",
         }
-        return simple.get(dimension) or (composed or {}).get(dimension)
+        return given.get(dimension)
 
 
 def factor_to_internal(quantity: str, unit: str) -> float:
@@ -458,7 +438,7 @@ def key_table() -> list[str]:
     rows += [
         ("`convert`", words.get(name, name.replace("_", " ")), keys)
         for name, keys in sought().items()
-        if name not in _STATE
+        if name not in STATE
     ]
     rows.append(("`convert`", "level of theory", QUANTITIES["level"].aliases))
     lines = ["| what | keys | who reads them |", "|---|---|---|"]

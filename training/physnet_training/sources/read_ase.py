@@ -23,6 +23,7 @@ from physnet_training.sources.arrays import (
     voigt,
 )
 from physnet_training.sources.keys import (
+    STATE,
     Reading,
     ReadOptions,
     UnitChoice,
@@ -45,7 +46,6 @@ Array = NDArray[Any]
 
 _CHUNK = 2000  # frames joined to one batch
 _SAME = 1e-5  # eV, eV/Å, e·Å: what several keys for one label may differ by
-_STATE = ("total_charge", "spin_multiplicity")
 _STRUCTURE = ("numbers", "positions")
 _INITIAL = ("initial_charges", "initial_magmoms")
 
@@ -183,9 +183,9 @@ class FrameReader:
 
     def _state(self, atoms: Atoms, said: Mapping[str, Any]) -> dict[str, float | None]:
         """Charge and multiplicity: of the keys chosen, else as the calculator does."""
-        chosen = {k: v for k, v in self.options.keys.items() if k in _STATE}
+        chosen = {k: v for k, v in self.options.keys.items() if k in STATE}
         state: dict[str, float | None] = {}
-        if len(chosen) < len(_STATE):
+        if len(chosen) < len(STATE):
             try:
                 stated = stated_state(_without(atoms, chosen.values()))
             except ValueError as error:
@@ -193,7 +193,7 @@ class FrameReader:
                     f"{error}, or say which key to take with --key total_charge=NAME, "
                     "--key spin_multiplicity=NAME"
                 ) from error
-            state = dict(zip(_STATE, stated, strict=True))
+            state = dict(zip(STATE, stated, strict=True))
         return state | {name: _number(key, said) for name, key in chosen.items()}
 
     def _level(self, energy: list[str], info: Mapping[str, Any]) -> str:
@@ -279,7 +279,7 @@ def _is_other(key: str, shape: tuple[int, ...], chosen: Mapping[str, str]) -> bo
 
 def _names_state(key: str) -> bool:
     named = meaning(key)
-    return named is not None and named.quantity in _STATE
+    return named is not None and named.quantity in STATE
 
 
 def _without(atoms: Atoms, keys: Collection[str]) -> Atoms:
@@ -333,10 +333,7 @@ def read_trajectory(
 ) -> Iterator[Molecules]:
     """Frames of an ASE trajectory (``.traj``), in batches.
 
-    Args:
-        path: The file.
-        options: What the user says; without it, units are ASE's (eV, Å, e·Å).
-        reading: Receives what was taken and left.
+    Units are ASE's (eV, Å, e·Å) unless the user says otherwise.
 
     Raises:
         ValueError: The file is damaged, a key is missing, keys contradict, or a shape

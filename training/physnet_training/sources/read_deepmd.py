@@ -54,11 +54,6 @@ def read_deepmd(
 ) -> Iterator[Molecules]:
     """Frames of all systems below a directory, in the order of their paths.
 
-    Args:
-        path: A system, or a directory above systems.
-        options: What the user says.
-        reading: Receives what was taken and left.
-
     Raises:
         ValueError: A file is missing, damaged or of a wrong shape, or a type is no
             element; the message names the directory.

@@ -60,11 +60,6 @@ def read_extxyz(
 ) -> Iterator[Molecules]:
     """Frames of an XYZ file, in batches.
 
-    Args:
-        path: The file.
-        options: What the user says.
-        reading: Receives what was taken and left.
-
     Raises:
         ValueError: The file is damaged, a key or a unit is missing, or a shape is
             wrong; the message names the frame, counted from 0.

@@ -4,7 +4,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -47,11 +47,6 @@ def read_npz(path: Path, options: ReadOptions, reading: Reading) -> Iterator[Mol
     write it (eV, Å, e·Å by definition); ragged, ``n_atoms`` with flat per-atom arrays.
     Files of sGDML (MD17, MD22) name their units or not at all, those of rMD17 are in
     kcal/mol.
-
-    Args:
-        path: The file.
-        options: What the user says.
-        reading: Receives what was taken and left.
 
     Raises:
         ValueError: The file is damaged, a key or a unit is missing, or a shape is
@@ -121,16 +116,7 @@ def _unreadable(path: Path, error: Exception) -> ValueError:
 
 
 class _Member:
-    """One array of an archive: rows are taken forward, going back starts over.
-
-    Args:
-        archive: The open archive.
-        info: The entry.
-        stack: Closes what is opened here.
-
-    Raises:
-        ValueError: It is no plain array.
-    """
+    """One array of an archive: rows are taken forward, going back starts over."""
 
     def __init__(
         self, archive: zipfile.ZipFile, info: zipfile.ZipInfo, stack: ExitStack
@@ -185,17 +171,20 @@ class _Member:
         Raises:
             DamagedMember: The checksum is wrong.
         """
-        if self._file is None:
-            return
-        try:
-            while self._file.read(_SKIP):
+        with self._noticing_damage():
+            while self._file is not None and self._file.read(_SKIP):
                 pass
+
+    @contextmanager
+    def _noticing_damage(self) -> Iterator[None]:
+        try:
+            yield
         except _DAMAGE as error:
             raise DamagedMember(f"{self._info.filename}: {error}") from error
 
     def _read(self, begin: int, size: int) -> bytes:
         """Bytes of some rows."""
-        try:
+        with self._noticing_damage():
             if self._file is None or begin < self._row:
                 if self._file is not None:
                     self._file.close()
@@ -206,26 +195,18 @@ class _Member:
             while ahead > 0:
                 ahead -= len(self._file.read(min(ahead, _SKIP))) or ahead
             content = self._file.read(size)
-        except _DAMAGE as error:
-            raise DamagedMember(f"{self._info.filename}: {error}") from error
         if len(content) != size:
             raise DamagedMember(f"{self._info.filename} ends too early")
         return content
 
     def _memory_map(self) -> Array:
-        """An array stored column by column, unpacked to a temporary file.
-
-        Its rows do not lie together, so that it cannot be read forward.
-        """
+        """An array whose rows do not lie together, unpacked to a temporary file."""
         if self._columnwise is None:
             file = self._stack.enter_context(tempfile.TemporaryFile())
             self._read(0, 0)
-            opened = self._file
-            try:
-                while opened is not None and (content := opened.read(_SKIP)):
+            with self._noticing_damage():
+                while self._file is not None and (content := self._file.read(_SKIP)):
                     file.write(content)
-            except _DAMAGE as error:
-                raise DamagedMember(f"{self._info.filename}: {error}") from error
             file.flush()
             self._columnwise = np.memmap(
                 file, dtype=self.dtype, mode="r", shape=self.shape, order="F"
