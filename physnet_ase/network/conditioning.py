@@ -159,7 +159,7 @@ class LocalShares(nn.Module):
         owner, dtype = graph.molecule_index, features.dtype
         active = shifted_softplus(features)
         hidden = dense(self.config.num_features, "inner")(active)
-        scores = dense(3, "scores")(shifted_softplus(hidden))
+        scores = SHARPNESS * dense(3, "scores")(shifted_softplus(hidden))
         charge = graph.total_charge.astype(dtype)[owner]
         spin = (graph.spin_multiplicity - 1).astype(dtype)[owner]
         score = jnp.where(charge > 0.0, scores[:, 0], scores[:, 1])
@@ -228,5 +228,8 @@ class ChargeTransfer(nn.Module):
         return Shares(shares.charge + gained[:, 0], shares.spin + gained[:, 1])
 
 
+SHARPNESS = 8.0
+"""Factor of the scores: where ionization energies of two fragments differ by an
+electronvolt the scores must by several units, or the wrong one keeps a share."""
 TRANSFER_RANKS = 16
 """Terms of the bilinear form by which two atoms exchange charge."""

@@ -5,7 +5,7 @@ import pytest
 from data_files import molecules_of
 from hypothesis import given
 from hypothesis import strategies as st
-from physnet_training.loading.order import hash_uniform
+from physnet_training.hashing import hash_uniform
 from physnet_training.packed import PackedDataset, PackedWriter
 from physnet_training.train.split import (
     Split,

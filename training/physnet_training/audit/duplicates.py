@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from physnet_ase.molecules import Molecules
-from physnet_training.loading.order import splitmix64
+from physnet_training.hashing import splitmix64
 from physnet_training.packed import PackedDataset
 
 Array = NDArray[Any]
