@@ -96,10 +96,7 @@ def convert(
 
 
 def run_job(
-    job: Job,
-    *,
-    on_progress: OnProgress | None = None,
-    on_audit: OnAudit | None = None,
+    job: Job, *, on_progress: OnProgress | None = None, on_audit: OnAudit | None = None
 ) -> ConversionReport:
     """``convert`` for sources that have options of their own.
 

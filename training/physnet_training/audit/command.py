@@ -34,12 +34,7 @@ def inspect(
     """Summarise a packed dataset: contents, plausibility of units, suspicious rows."""
     from rich.console import Console
 
-    from physnet_training.audit.report import (
-        describe,
-        plot_audit,
-        stored_audit,
-        table,
-    )
+    from physnet_training.audit.report import describe, plot_audit, stored_audit, table
     from physnet_training.packed import PackedDataset
 
     packed = PackedDataset.open(dataset)

@@ -143,16 +143,14 @@ def _work(text: str, *names: str) -> Any:
 
 
 _Paths = Annotated[
-    list[Path],
-    typer.Argument(help="SOURCE… TARGET: what to read, then a new folder"),
+    list[Path], typer.Argument(help="SOURCE… TARGET: what to read, then a new folder")
 ]
 _Energy = Annotated[str | None, _unit("eV, hartree, …")]
 _Length = Annotated[str | None, _unit("angstrom, bohr")]
 _Force = Annotated[str | None, _unit("such as eV/angstrom")]
 _Dipole = Annotated[str | None, _unit("such as debye")]
 _Key = Annotated[
-    list[str] | None,
-    _content("FIELD=NAME: take this field from that key; repeatable."),
+    list[str] | None, _content("FIELD=NAME: take this field from that key; repeatable.")
 ]
 _Ignore = Annotated[
     list[str] | None,
@@ -181,8 +179,7 @@ _ShardMolecules = Annotated[
 ]
 _Append = Annotated[bool, _work("Add shards to TARGET, a root of shards.", "--append")]
 _Workers = Annotated[
-    int | None,
-    _work("Most processes, one per source; by default one per processor."),
+    int | None, _work("Most processes, one per source; by default one per processor.")
 ]
 _Options = Annotated[
     Path | None,

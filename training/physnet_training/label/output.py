@@ -234,11 +234,7 @@ def is_contaminated(line: Line) -> bool:
 
 
 def write_labels(
-    lines: Iterable[Line],
-    target: Path,
-    *,
-    level: str,
-    provenance: Mapping[str, Any],
+    lines: Iterable[Line], target: Path, *, level: str, provenance: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Write labels of a journal as a packed dataset.
 

@@ -237,10 +237,7 @@ class PackedDataset:
 
     @classmethod
     def open(
-        cls,
-        path: str | Path,
-        *,
-        assume_multiplicity: Literal["lowest"] | None = None,
+        cls, path: str | Path, *, assume_multiplicity: Literal["lowest"] | None = None
     ) -> "PackedDataset":
         """Open a directory, or a root of ``shard-00000/``, ``shard-00001/``, ….
 

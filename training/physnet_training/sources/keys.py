@@ -490,22 +490,20 @@ def level_of(
     Raises:
         ValueError: ``--level`` names one level, but the columns hold several.
     """
-    # One row per molecule; a file of one level, the usual case, is one row.
     tables = {key: np.atleast_1d(np.asarray(words)) for key, words in columns.items()}
-    for words in tables.values():
-        if options.level and len(words) > 1 and (words != words[0]).any():
-            refuse_one_level(tables, options)
+    different = any((words != words[0]).any() for words in tables.values())
     if options.level:
+        if different:
+            refuse_one_level(tables, options)
         return options.level
-    tables = {k: w[:1] if (w == w[0]).all() else w for k, w in tables.items()}
-    length = max((len(words) for words in tables.values()), default=1)
-    rows = []
-    for row in range(length):
-        said = {
-            key: str(words[min(row, len(words) - 1)]) for key, words in tables.items()
-        }
-        rows.append(name_of(said, otherwise))
-    return rows[0] if length == 1 else np.array(rows)
+    if not different:  # the usual case
+        return name_of({k: str(words[0]) for k, words in tables.items()}, otherwise)
+    rows = np.broadcast_arrays(*tables.values())
+    names = [
+        name_of(dict(zip(tables, map(str, row), strict=True)), otherwise)
+        for row in zip(*rows, strict=True)
+    ]
+    return np.array(names)
 
 
 def refuse_one_level(columns: Mapping[str, Any], options: ReadOptions) -> None:

@@ -17,11 +17,7 @@ from physnet_ase.molecules import Molecules, gather
 from physnet_ase.quantities import QUANTITIES, labels
 from physnet_ase.state import state_key, stated_state
 from physnet_ase.units import conversion_factor
-from physnet_training.sources.arrays import (
-    matches,
-    stress_from_virial,
-    voigt,
-)
+from physnet_training.sources.arrays import matches, stress_from_virial, voigt
 from physnet_training.sources.keys import (
     STATE,
     Reading,

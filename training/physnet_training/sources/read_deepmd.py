@@ -17,12 +17,7 @@ from ase.data import atomic_numbers as NUMBER_OF
 from numpy.typing import NDArray
 
 from physnet_ase.molecules import Molecules, gather
-from physnet_training.sources.arrays import (
-    ArrayTable,
-    Definition,
-    Rows,
-    read_batches,
-)
+from physnet_training.sources.arrays import ArrayTable, Definition, Rows, read_batches
 from physnet_training.sources.keys import Reading, ReadOptions
 
 Array = NDArray[Any]

@@ -28,11 +28,7 @@ _PHYSNET = Definition(  # the units of PhysNet's own layout
 _SGDML = Definition(defaults={"R": "angstrom"})  # energies in whatever e_unit says
 _RMD17 = Definition(
     keys={"energy": "energies", "forces": "forces", "positions": "coords"},
-    units={
-        "coords": "angstrom",
-        "energies": "kcal/mol",
-        "forces": "kcal/mol/angstrom",
-    },
+    units={"coords": "angstrom", "energies": "kcal/mol", "forces": "kcal/mol/angstrom"},
     level="PBE/def2-SVP",
     complete=True,
 )
