@@ -85,7 +85,7 @@ class Method:
         elif self.name in TIGHT_BINDING:
             _require("tblite", self.name)
         elif ":" in self.name:
-            load_factory(self.name)
+            _load_factory(self.name)
         else:
             raise ValueError(
                 f"unknown method {self.name!r}; use gfn2-xtb, gfn1-xtb, pyscf, or "
@@ -106,7 +106,7 @@ class Method:
             return TightBinding(TIGHT_BINDING[self.name], state)
         if self.name == "pyscf":
             return DensityFunctional(state, **self._options())
-        factory = load_factory(self.name)
+        factory = _load_factory(self.name)
         made = factory(charge=state.charge, multiplicity=state.multiplicity)
         if not isinstance(made, BaseCalculator):
             raise TypeError(
@@ -181,12 +181,8 @@ class Method:
             object.__setattr__(self, name, value)
 
 
-def load_factory(path: str) -> Callable[..., Any]:
-    """What ``package.module:factory`` names; the current folder is searched last.
-
-    Raises:
-        ValueError: There is no such module, or nothing callable of this name in it.
-    """
+def _load_factory(path: str) -> Callable[..., Any]:
+    """What ``package.module:factory`` names; the current folder is searched last."""
     module_name, _, name = path.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
@@ -247,11 +243,7 @@ class _InOneState(Calculator):
         properties: list[str] | None = None,
         system_changes: list[str] = all_changes,
     ) -> None:
-        """Fill ``results``; what is cheap to have is always there.
-
-        Raises:
-            CalculationFailed: No convergence, or atoms that cannot be calculated.
-        """
+        """Fill ``results``, or raise ``CalculationFailed``."""
         super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
         self._calculate(cast(Atoms, self.atoms), "forces" in (properties or ()))
 

@@ -71,12 +71,8 @@ def read_smiles(path: Path) -> list[str]:
     return smiles
 
 
-def parse_smiles(smiles: str) -> Any:
-    """RDKit's molecule.
-
-    Raises:
-        ValueError: It is no SMILES, or of several molecules.
-    """
+def _parse_smiles(smiles: str) -> Any:
+    """RDKit's molecule; refuses what is none, or several."""
     molecule = rdkit().MolFromSmiles(smiles)
     if molecule is None or not molecule.GetNumAtoms():
         raise ValueError(f"{smiles!r} is no SMILES that RDKit understands")
@@ -88,7 +84,7 @@ def parse_smiles(smiles: str) -> Any:
 def numbers_and_state(smiles: str) -> tuple[Array, ElectronicState]:
     """[atoms] atomic numbers, hydrogen included, and the state."""
     chem = rdkit()
-    molecule = chem.AddHs(parse_smiles(smiles))
+    molecule = chem.AddHs(_parse_smiles(smiles))
     numbers = np.array([atom.GetAtomicNum() for atom in molecule.GetAtoms()])
     unpaired = sum(atom.GetNumRadicalElectrons() for atom in molecule.GetAtoms())
     return numbers, ElectronicState(chem.GetFormalCharge(molecule), unpaired + 1)
@@ -121,7 +117,7 @@ def relatives(
         )
     if numbers_and_state(smiles)[1] != ElectronicState(0, 1):
         return
-    molecule = parse_smiles(smiles)
+    molecule = _parse_smiles(smiles)
     changes: dict[Relative, Callable[[Any], str | None]] = {
         "radicals": lambda atom: _changed(atom, hydrogens=-1, unpaired=1),
         "protonated": lambda atom: _changed(atom, hydrogens=1, charge=1),
@@ -146,7 +142,7 @@ def conformer(smiles: str) -> Atoms:
         ValueError: RDKit finds none.
     """
     chem = rdkit()
-    molecule = chem.AddHs(parse_smiles(smiles))
+    molecule = chem.AddHs(_parse_smiles(smiles))
     parameters = chem.AllChem.ETKDGv3()
     parameters.randomSeed = _SEED
     parameters.useRandomCoords = True
@@ -174,7 +170,7 @@ def check_bonds(smiles: str, atoms: Atoms) -> None:
     Raises:
         ValueError: The message names one bond that was made or broken.
     """
-    molecule = rdkit().AddHs(parse_smiles(smiles))
+    molecule = rdkit().AddHs(_parse_smiles(smiles))
     expected = {
         tuple(sorted((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())))
         for bond in molecule.GetBonds()

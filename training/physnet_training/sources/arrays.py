@@ -137,7 +137,7 @@ class ArrayTable:
         choice = UnitChoice(
             options,
             reading,
-            declared={**self.definition.units, **declared_units(self.arrays)},
+            declared={**self.definition.units, **_declared_units(self.arrays)},
             defaults=self.definition.defaults,
         )
         self.factors = {
@@ -314,12 +314,8 @@ def matches(values: Any, wanted: str) -> Array:
     return np.asarray(array.astype(str) == wanted)
 
 
-def element_numbers(values: Array, key: str) -> Array:
-    """Atomic numbers, also from element symbols.
-
-    Raises:
-        ValueError: A symbol is no element.
-    """
+def _element_numbers(values: Array, key: str) -> Array:
+    """Atomic numbers, also from element symbols."""
     if values.dtype.kind not in "SU":
         return values
     symbols, inverse = np.unique(plain_text(values), return_inverse=True)
@@ -352,12 +348,8 @@ def element_of(label: str) -> str:
     raise KeyError(label)
 
 
-def declared_units(arrays: Mapping[str, Rows]) -> dict[str, str]:
-    """Key -> unit: the JSON object under ``units``; sGDML's ``e_unit``, ``r_unit``.
-
-    Raises:
-        ValueError: It is something else.
-    """
+def _declared_units(arrays: Mapping[str, Rows]) -> dict[str, str]:
+    """Key -> unit: the JSON object under ``units``; sGDML's ``e_unit``, ``r_unit``."""
     declared = {}
     if set(_UNIT_KEYS) <= set(arrays):  # Chmiela et al., sgdml.org
         words = (plain_text(np.asarray(arrays[key][()])) for key in _UNIT_KEYS)
@@ -620,13 +612,13 @@ class _Batch:
         key = self.table.keys["atomic_numbers"][0]
         array = self.table.arrays[key]
         if not self.table.padded:
-            return element_numbers(np.asarray(array[self.atoms]), key)
+            return _element_numbers(np.asarray(array[self.atoms]), key)
         count = len(self.n_atoms)
         if len(array.shape) == 1:  # one composition for all
-            one = element_numbers(np.asarray(array[()]), key)
+            one = _element_numbers(np.asarray(array[()]), key)
             numbers = np.broadcast_to(one, (count, len(one)))
         else:
-            numbers = element_numbers(np.asarray(array[self.rows]), key)
+            numbers = _element_numbers(np.asarray(array[self.rows]), key)
         present = numbers != 0
         counted = np.count_nonzero(present, axis=1).astype(np.int32)
         if not self.table.keys["n_atoms"]:

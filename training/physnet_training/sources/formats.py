@@ -26,13 +26,7 @@ those from ``ReadOptions.first_row`` on."""
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of source.
-
-    Attributes:
-        name: What people call it.
-        read: Its reader.
-        count: Number of rows of a source where that is cheap to know, else None.
-    """
+    """A kind of source: its name, its reader, and its rows where cheap to know."""
 
     name: str
     read: Reader

@@ -100,13 +100,7 @@ _VOLUMES = {"a3": "a^3", "ang3": "ang^3", "angstrom3": "angstrom^3", "bohr3": "b
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a key says by its name.
-
-    Attributes:
-        quantity: Name in ``sought()``.
-        unit: As the key carries it, empty where it does not.
-        level: Level of theory, what follows the unit.
-    """
+    """What a key says by its name: a sought quantity, its unit, a level of theory."""
 
     quantity: str
     unit: str = ""
@@ -136,7 +130,7 @@ def field_of(quantity: str) -> str:
     return DERIVED[quantity][0] if quantity in DERIVED else quantity
 
 
-def dimension_of(quantity: str) -> str:
+def _dimension_of(quantity: str) -> str:
     """Kind of unit of a sought quantity."""
     if quantity in DERIVED:
         return DERIVED[quantity][1]
@@ -193,7 +187,7 @@ def _suffixed(quantity: str, name: str, key: str) -> Meaning | None:
         words = [part.lower() for part in parts[:end] if part.lower() != "per"]
         words = [_VOLUMES.get(word, word) for word in words]
         for unit in ("/".join(words), "*".join(words)):
-            if conversion_factor(dimension_of(quantity), unit) is not None:
+            if conversion_factor(_dimension_of(quantity), unit) is not None:
                 return Meaning(quantity, unit, "_".join(parts[end:]))
     return None
 
@@ -363,7 +357,7 @@ class UnitChoice:
         return self._factors[quantity, key]
 
     def _choose(self, quantity: str, key: str) -> tuple[str, str]:
-        option, dimension = self._option(quantity), dimension_of(quantity)
+        option, dimension = self._option(quantity), _dimension_of(quantity)
         named = meaning(key)
         stated = self.declared.get(key) or (named.unit if named is not None else "")
         if stated:
@@ -390,7 +384,7 @@ class UnitChoice:
         )
 
     def _option(self, quantity: str) -> str | None:
-        options, dimension = self.options, dimension_of(quantity)
+        options, dimension = self.options, _dimension_of(quantity)
         energy, length = options.energy_unit, options.length_unit or "angstrom"
         given = {
             "energy": energy,
@@ -408,7 +402,7 @@ def factor_to_internal(quantity: str, unit: str) -> float:
     Raises:
         ValueError: The unit is unknown; the message lists the known ones.
     """
-    dimension = dimension_of(quantity)
+    dimension = _dimension_of(quantity)
     if dimension == "none":
         return 1.0
     factor = conversion_factor(dimension, unit)

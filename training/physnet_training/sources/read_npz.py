@@ -59,7 +59,7 @@ def read_npz(path: Path, options: ReadOptions, reading: Reading) -> Iterator[Mol
             yield from read_batches(table, options.first_row)
             for member in members.values():
                 member.finish()
-        except DamagedMember as error:
+        except _DamagedMember as error:
             raise _unreadable(path, error) from error
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
@@ -100,7 +100,7 @@ def _members(path: Path, stack: ExitStack) -> dict[str, "_Member"]:
     return members
 
 
-class DamagedMember(Exception):
+class _DamagedMember(Exception):
     """The bytes of an array are not what the archive says."""
 
 
@@ -162,11 +162,7 @@ class _Member:
         return found.reshape((count, *self.shape[1:]) if self.shape else ())
 
     def finish(self) -> None:
-        """Read what is left of an array of which something was read: its checksum.
-
-        Raises:
-            DamagedMember: The checksum is wrong.
-        """
+        """Read what is left of an array of which something was read: its checksum."""
         with self._noticing_damage():
             while self._file is not None and self._file.read(_SKIP):
                 pass
@@ -176,7 +172,7 @@ class _Member:
         try:
             yield
         except _DAMAGE as error:
-            raise DamagedMember(f"{self._info.filename}: {error}") from error
+            raise _DamagedMember(f"{self._info.filename}: {error}") from error
 
     def _read(self, begin: int, size: int) -> bytes:
         """Bytes of some rows."""
@@ -192,7 +188,7 @@ class _Member:
                 ahead -= len(self._file.read(min(ahead, _SKIP))) or ahead
             content = self._file.read(size)
         if len(content) != size:
-            raise DamagedMember(f"{self._info.filename} ends too early")
+            raise _DamagedMember(f"{self._info.filename} ends too early")
         return content
 
     def _memory_map(self) -> Array:
