@@ -4,6 +4,7 @@ No check can prove a unit; each compares a typical number with what physics allo
 calls it suspicious when it is off by about the factor between two units.
 """
 
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -313,21 +314,22 @@ def find_changes(samples: list[Molecules]) -> Changes:
     Args:
         samples: Molecules; energies and forces that are missing are left out.
     """
+    groups: dict[bytes, list[tuple[Molecules, int]]] = {}
+    for batch in samples:
+        for index, key in _usable(batch):
+            groups.setdefault(key, []).append((batch, index))
     energies, work, stiffness = [], [], []
-    for members in _groups(samples).values():
-        some = [frame for frame in members if np.isfinite(frame.energy)]
-        some = some[: _PAIRS_PER_GROUP + 1]
-        if len(some) < 2:
+    for members in groups.values():
+        if len(members) < 2:
             continue
-        energy = np.array([frame.energy for frame in some])
-        positions, forces = _stacked(some)
+        some = members[: _PAIRS_PER_GROUP + 1]
+        energy, positions, forces = _gather(some)
         if len(some) >= 10 and energy.std() > 1e-4:
             spread = np.sqrt(2 * forces[0].size) * energy.std()
             stiffness.append(float((forces**2).sum(axis=(1, 2)).mean() / spread))
-        if some[0].periodic:
+        if some[0][0].values["pbc"][some[0][1]].any():
             turned, turned_forces = positions[1:], forces[1:]
         else:
-            positions -= positions.mean(axis=1, keepdims=True)
             turned, turned_forces = _superpose(positions, forces)
         steps = turned - positions[:-1]
         distance = np.sqrt((steps**2).sum(axis=2).mean(axis=1))
@@ -343,45 +345,31 @@ def find_changes(samples: list[Molecules]) -> Changes:
     )
 
 
-class _Frame(NamedTuple):
-    """One geometry of a molecule."""
-
-    numbers: Array
-    positions: Array
-    forces: Array
-    energy: float
-    periodic: bool
-
-
-def _groups(samples: list[Molecules]) -> dict[bytes, list[_Frame]]:
-    """Geometries with forces of each molecule, in one state at one level of theory."""
-    groups: dict[bytes, list[_Frame]] = {}
-    for batch in samples:
-        values, first = batch.values, batch.first_atom
-        finite = np.isfinite(values["forces"]) & np.isfinite(values["positions"])
-        usable = np.logical_and.reduceat(finite.all(axis=1), first)
-        state = np.stack([values[name] for name in (*_STATE, "level")], axis=1)
-        periodic = batch.periodic.tolist()
-        for index in np.flatnonzero(usable & (batch.n_atoms > 1)).tolist():
-            atoms = slice(first[index], first[index] + batch.n_atoms[index])
-            numbers = values["atomic_numbers"][atoms]
-            frame = _Frame(
-                numbers,
-                values["positions"][atoms],
-                values["forces"][atoms],
-                float(values["energy"][index]),
-                periodic[index],
-            )
-            key = numbers.tobytes() + state[index].tobytes()
-            groups.setdefault(key, []).append(frame)
-    return groups
+def _usable(batch: Molecules) -> Iterator[tuple[int, bytes]]:
+    """Usable molecules, with what those of one group have in common."""
+    values, first = batch.values, batch.first_atom
+    finite = np.isfinite(values["forces"]).all(axis=1)
+    usable = np.logical_and.reduceat(finite, first) & (batch.n_atoms > 1)
+    usable &= np.isfinite(values["energy"])
+    state = np.stack([values[name] for name in (*_STATE, "level")], axis=1)
+    for index in np.flatnonzero(usable).tolist():
+        atoms = slice(first[index], first[index] + batch.n_atoms[index])
+        yield index, values["atomic_numbers"][atoms].tobytes() + state[index].tobytes()
 
 
-def _stacked(frames: list[_Frame]) -> tuple[Array, Array]:
-    """Positions and forces of one molecule's geometries, [frames, atoms, 3] float64."""
-    positions = [frame.positions for frame in frames]
-    forces = [frame.forces for frame in frames]
-    return np.array(positions, np.float64), np.array(forces, np.float64)
+def _gather(members: list[tuple[Molecules, int]]) -> tuple[Array, Array, Array]:
+    """Energies [n], centred positions and forces [n, atoms, 3] of one group."""
+    energies, positions, forces = [], [], []
+    for batch, index in members:
+        begin = batch.first_atom[index]
+        atoms = slice(begin, begin + batch.n_atoms[index])
+        energies.append(batch.values["energy"][index])
+        positions.append(batch.values["positions"][atoms])
+        forces.append(batch.values["forces"][atoms])
+    points = np.array(positions, dtype=np.float64)
+    if not members[0][0].values["pbc"][members[0][1]].any():
+        points -= points.mean(axis=1, keepdims=True)
+    return np.array(energies), points, np.array(forces, dtype=np.float64)
 
 
 def _superpose(positions: Array, forces: Array) -> tuple[Array, Array]:
@@ -410,23 +398,33 @@ def _bond_forces(samples: list[Molecules]) -> _BondForces | None:
     compared with the same bond in other geometries of its molecule; where there are
     too few of these, bonds to hydrogen with others of the same two elements.
     """
+    frames: dict[bytes, list[Array]] = {}
     step = -(-sum(map(len, samples)) // _MOST_FRAMES)
-    groups = [
-        frames[:_PAIRS_PER_GROUP]
-        for frames in _groups(samples[::step]).values()
-        if len(frames[0].numbers) <= _MAX_ATOMS
-    ]
+    for batch in samples[::step]:
+        values, starts = batch.values, batch.first_atom.tolist()
+        columns = [values[name] for name in ("positions", "forces")]
+        owned = np.concatenate([values["atomic_numbers"][:, None], *columns], axis=1)
+        states = np.stack([values[name] for name in _STATE], axis=1)
+        for first, size, state in zip(
+            starts, batch.n_atoms.tolist(), states, strict=True
+        ):
+            molecule = owned[first : first + size].astype(np.float64)
+            if 1 < size <= _MAX_ATOMS and np.isfinite(molecule).all():
+                kind = molecule[:, 0].tobytes() + state.tobytes()
+                known = frames.setdefault(kind, [])
+                if len(known) < _PAIRS_PER_GROUP:
+                    known.append(molecule)
     same: list[tuple[Array, Array]] = []
-    for frames in groups:
-        if len(frames) >= _MIN_FRAMES:
-            _, lengths, forces = _bonds(frames)
+    for group in frames.values():
+        if len(group) >= _MIN_FRAMES:
+            _, lengths, forces = _bonds(np.array(group))
             same += zip(lengths.T, forces.T, strict=True)
     answer = _answer(same)
     if answer is not None:
         return answer
     alike: dict[int, list[tuple[Array, Array]]] = {}
-    for frames in groups[:_MOST_ALIKE]:
-        heavier, lengths, forces = _bonds(frames)
+    for group in list(frames.values())[:_MOST_ALIKE]:
+        heavier, lengths, forces = _bonds(np.array(group))
         for number, length, force in zip(heavier, lengths.T, forces.T, strict=True):
             alike.setdefault(number, []).append((length, force))
     pooled = [
@@ -437,9 +435,12 @@ def _bond_forces(samples: list[Molecules]) -> _BondForces | None:
     return _answer(pooled)
 
 
-def _bonds(frames: list[_Frame]) -> tuple[list[int], Array, Array]:
-    """Elements bound to hydrogen or 0, [frames, bonds] lengths and opening forces."""
-    numbers, (points, felt) = frames[0].numbers, _stacked(frames)
+def _bonds(group: Array) -> tuple[list[int], Array, Array]:
+    """Bonds of [frames, atoms, element + position + force]; 0 without hydrogen.
+
+    Returns the element bound to hydrogen, [frames, bonds] lengths and opening forces.
+    """
+    numbers, points = group[0, :, 0].astype(int), group[..., 1:4]
     radii = covalent_radii[numbers]
     one, other = np.triu_indices(len(numbers), 1)
     reach = _BONDED * (radii[one] + radii[other])
@@ -450,7 +451,7 @@ def _bonds(frames: list[_Frame]) -> tuple[list[int], Array, Array]:
     # The light atom shows best what a bond does: relative acceleration, reduced mass.
     masses = atomic_masses[numbers]
     share = (masses[other] / (masses[one] + masses[other]))[:, None]
-    forces = share * felt[:, one] - (1 - share) * felt[:, other]
+    forces = share * group[:, one, 4:] - (1 - share) * group[:, other, 4:]
     opening = (forces * vectors).sum(axis=2) / np.maximum(lengths, _COINCIDENT)
     pairs = zip(numbers[one].tolist(), numbers[other].tolist(), strict=True)
     heavier = [max(pair) if min(pair) == 1 < max(pair) else 0 for pair in pairs]
