@@ -1,7 +1,8 @@
 """A trained model: what it knows, what it refuses, and what it gives."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -307,6 +308,16 @@ class Potential:
         width = len(chosen)
         rows = [flat[i * width : (i + 1) * width] for i in range(len(several))]
         return rows[0] if single else rows
+
+
+@contextmanager
+def unfamiliar_is_fine() -> Iterator[None]:
+    """Silence warnings of unfamiliar structures on the way to one that counts."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message=".* is unfamiliar", category=UserWarning
+        )
+        yield
 
 
 def warn_unfamiliar(

@@ -1,13 +1,12 @@
 """Where a proton may sit: placing a hydrogen atom at an atom of a molecule."""
 
-import warnings
-
 import numpy as np
 from ase import Atom, Atoms
 from ase.data import covalent_radii
 
 from physnet_ase.calculator import PhysNetCalculator
 from physnet_ase.observables.levels import vertical_energies
+from physnet_ase.potential import unfamiliar_is_fine
 from physnet_ase.state import ElectronicState, with_state
 
 _DIRECTIONS = 64
@@ -58,11 +57,8 @@ def protonated(
             trial.arrays.pop(key, None)
         trial.append(Atom("H", place))
         trials.append(trial)
-    with warnings.catch_warnings():
-        # Most of these places are nowhere near a minimum; the one that is relaxed counts.
-        warnings.filterwarnings(
-            "ignore", message=".* is unfamiliar", category=UserWarning
-        )
+    # Most of these places are far from a minimum; only the relaxed one counts.
+    with unfamiliar_is_fine():
         energies = vertical_energies(trials, calculator, [[state]] * len(trials))
     return trials[int(np.argmin(energies))]
 

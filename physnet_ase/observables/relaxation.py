@@ -9,6 +9,8 @@ from ase import Atoms
 from ase.optimize import BFGS, FIRE
 
 from physnet_ase.calculator import PhysNetCalculator
+from physnet_ase.molecules import Molecules
+from physnet_ase.potential import unfamiliar_is_fine, warn_unfamiliar
 from physnet_ase.state import ElectronicState, with_state
 
 _OPTIMIZERS = {"BFGS": BFGS, "FIRE": FIRE}
@@ -63,6 +65,22 @@ def relax(
             cannot be evaluated.
         ValueError: The starting structure or its state cannot be evaluated.
     """
+    with unfamiliar_is_fine():
+        relaxed, energy = _relax(atoms, state, calculator, relaxation, on_step)
+    # What counts is where it ends.
+    found = Molecules.from_atoms([relaxed], [state])
+    warn_unfamiliar(calculator.potential.known(found), [relaxed], [0])
+    return relaxed, energy
+
+
+def _relax(
+    atoms: Atoms,
+    state: ElectronicState,
+    calculator: PhysNetCalculator,
+    relaxation: Relaxation,
+    on_step: Callable[[int, float, float], None] | None,
+) -> tuple[Atoms, float]:
+    """Implement :func:`relax`."""
     moving = with_state(atoms, state)
     moving.calc = calculator.copy()
     moving.get_forces()
