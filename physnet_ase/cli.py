@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from physnet_ase.commands.analysis import analysis_app
 from physnet_ase.commands.dynamics import dynamics_app
 from physnet_ase.commands.observables import observable_app
 from physnet_ase.commands.options import (
@@ -32,6 +33,7 @@ app = typer.Typer(
 
 app.add_typer(observable_app)
 app.add_typer(dynamics_app)
+app.add_typer(analysis_app)
 
 
 def main() -> None:
