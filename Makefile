@@ -39,10 +39,12 @@ demo: $(VENV)/.installed-train  ## Train on the shipped data, then run ASE and j
 test: $(VENV)/.installed-dev  ## Run the tests
 	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
-lint: $(VENV)/.installed-dev  ## Check format, lint rules and types
+lint: $(VENV)/.installed-dev  ## Check format, lint rules, types, layers and dependencies
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/deptry .
 
 format: $(VENV)/.installed-dev  ## Format the code and apply safe fixes
 	$(BIN)/ruff check --fix .

@@ -67,8 +67,9 @@ def graph_memory(path: Path) -> Report:
 
 def preparation(path: Path) -> Report:
     """What a training does before its first step: split, references, first batch."""
-    from physnet_training.preparation import dataset_references, make_split
+    from physnet_training.train.data import dataset_references
     from physnet_training.train.recipe import SplitConfig
+    from physnet_training.train.split import make_split
 
     dataset = PackedDataset.open(path)
     report: Report = {}
@@ -147,7 +148,7 @@ def training(path: Path, steps: int = 30) -> Report:
         trainer = Trainer(Recipe(), dataset, Path(out), split)
 
     def prepare(graph: Any) -> Any:
-        return jax.device_put(trainer.references.subtract(graph))
+        return jax.device_put(trainer.references.without(graph))
 
     seen, waited, total, counted = set(), 0.0, 0.0, 0
     state = trainer.state

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from physnet_training.loading.loader import PackedMemmapLoader
 from physnet_training.packed import PackedDataset
-from physnet_training.preparation import make_split
 from physnet_training.train.evaluate import evaluate_potential
 from physnet_training.train.gaps import compare_gaps, find_ladders, gap_errors
 from physnet_training.train.recipe import Recipe, load_recipe
 from physnet_training.train.run import open_data
+from physnet_training.train.split import make_split
 
 from physnet_ase import load_potential
 from physnet_ase.potential import Potential

@@ -10,7 +10,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-from physnet_training.writer import PackedWriter
+from physnet_training.packed import PackedWriter
+
+from physnet_ase.molecules import Molecules
 
 CHUNK = 100_000  # molecules made at once: about 70 MB
 SMALLEST, LARGEST = 8, 40
@@ -20,8 +22,8 @@ ELEMENT_ENERGIES = np.array([-13.6, -1029.0, -1485.0, -2041.0])  # eV
 SPACING = 1.6  # Å between the points of the grid that atoms sit on
 
 
-def molecules(count: int, rng: np.random.Generator) -> tuple[np.ndarray, dict]:
-    """Sizes and flat arrays of ``count`` molecules, as ``PackedWriter`` takes them."""
+def molecules(count: int, rng: np.random.Generator) -> Molecules:
+    """``count`` molecules, as ``PackedWriter`` takes them."""
     sizes = rng.integers(SMALLEST, LARGEST + 1, count, dtype=np.int32)
     first = np.cumsum(sizes) - sizes
     atoms = int(sizes.sum())
@@ -36,7 +38,7 @@ def molecules(count: int, rng: np.random.Generator) -> tuple[np.ndarray, dict]:
     positions *= 0.4
     positions += SPACING * grid.astype(np.float32)
     energy = np.add.reduceat(ELEMENT_ENERGIES[kind], first) + 9.0 * charge
-    return sizes, {
+    values = {
         "atomic_numbers": numbers,
         "positions": positions,
         "forces": rng.standard_normal((atoms, 3), np.float32),
@@ -44,6 +46,7 @@ def molecules(count: int, rng: np.random.Generator) -> tuple[np.ndarray, dict]:
         "total_charge": charge,
         "spin_multiplicity": spin,
     }
+    return Molecules(sizes, values, np.arange(count))
 
 
 def write(target: Path, count: int, seed: int = 0) -> None:
@@ -51,7 +54,7 @@ def write(target: Path, count: int, seed: int = 0) -> None:
     rng = np.random.default_rng(seed)
     with PackedWriter(target, provenance=[{"made by": "benchmarks/synthetic.py"}]) as w:
         for start in range(0, count, CHUNK):
-            w.append(*molecules(min(CHUNK, count - start), rng))
+            w.append(molecules(min(CHUNK, count - start), rng))
 
 
 def ensure(folder: Path, count: int, shards: int = 1) -> Path:

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,6 @@ from pydantic import (
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from physnet_ase import __version__
 from physnet_ase.config import ModelConfig
 from physnet_ase.network.initial import parameter_shapes
 from physnet_ase.references import References
@@ -266,7 +266,7 @@ def write_model(path: "str | Path", metadata: ModelMetadata, params: Params) -> 
             f"{target} exists and is not a model directory; choose another name"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    metadata = metadata.model_copy(update={"package_version": __version__})
+    metadata = metadata.model_copy(update={"package_version": version("physnet-ase")})
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         weights = {

@@ -32,7 +32,11 @@ class ModelConfig(BaseModel):
         0, description="angular messages: 0 none, 1 adds p, 2 adds p and d"
     )
 
-    conditioning: Literal["attention", "embedding"] = Field(
+    vector_features: bool = Field(
+        False, description="atoms carry vectors, exchanged between blocks"
+    )
+
+    conditioning: Literal["attention", "embedding", "local"] = Field(
         "attention", description="how charge and spin enter; see the theory page"
     )
     charge_range: tuple[int, int] = Field((-2, 2), description="lowest, highest charge")

@@ -185,7 +185,8 @@ def _labels(
         shape = QUANTITIES[name].row_shape(size.molecules, size.atoms)
         dtype = np.float64 if name == "energy" else np.float32
         padded[name] = np.full(shape, np.nan, dtype)
-        padded[name][: len(molecules.values[name])] = molecules.values[name]
+        if name in molecules.values:
+            padded[name][: len(molecules.values[name])] = molecules.values[name]
     return Labels(padded, _padded(weight, size.molecules, 0.0))
 
 

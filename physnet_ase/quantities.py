@@ -243,8 +243,23 @@ _TABLE = (
         unit="hbar^2",
         aliases=("s_squared", "spin_squared"),
     ),
-    Quantity("level", "index", "level.i16", "<i2"),
-    Quantity("group", "index", "group.i32", "<i4"),
+    Quantity(
+        "level",
+        "index",
+        "level.i16",
+        "<i2",
+        aliases=(
+            "level_of_theory",
+            "theory",
+            "method",
+            "functional",
+            "basis",
+            "basis_set",
+            "solvent_model",
+            "solvent",
+        ),
+    ),
+    Quantity("group", "index", "group.i32", "<i4", aliases=("name",)),
 )
 
 QUANTITIES: dict[str, Quantity] = {entry.name: entry for entry in _TABLE}

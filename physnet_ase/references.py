@@ -119,6 +119,8 @@ class References:
         batches: Iterable[Molecules],
         elements: Iterable[int],
         states: Mapping[ElectronicState, int],
+        *,
+        additive: bool = False,
     ) -> "tuple[References, float]":
         """Least squares over molecules, minimum norm when rank-deficient.
 
@@ -129,6 +131,8 @@ class References:
             batches: Molecules with energies.
             elements: Every atomic number that comes.
             states: Every state that comes -> number of its molecules.
+            additive: Constants that far fragments add up to: c[Q, M] = a max(Q, 0) +
+                b max(-Q, 0) + d 2S instead of one number for each state.
 
         Returns:
             The references, and the root mean square of what they leave over, in eV per
@@ -137,7 +141,7 @@ class References:
         Raises:
             ValueError: No molecule has an energy.
         """
-        fit = _Fit(sorted(elements), dict(sorted(states.items())))
+        fit = _Fit(sorted(elements), dict(sorted(states.items())), additive)
         for batch in batches:
             fit.add(batch)
         return fit.references(), fit.residual_per_atom()
@@ -152,15 +156,29 @@ class _Fit:
     costs no digits that matter.
     """
 
-    def __init__(self, elements: list[int], counts: dict[ElectronicState, int]) -> None:
+    def __init__(
+        self,
+        elements: list[int],
+        counts: dict[ElectronicState, int],
+        additive: bool,
+    ) -> None:
         self._elements, self._counts = elements, counts
         self._element_column = np.zeros(_NUMBERS, np.int64)
         self._element_column[elements] = np.arange(len(elements))
-        fitted = [state for state in counts if state != NEUTRAL_SINGLET]
-        self._column = {
-            (s.charge, s.multiplicity): len(elements) + i for i, s in enumerate(fitted)
-        }
-        width = len(elements) + len(fitted) + 1  # the last column is the energy
+        # What each state counts in the columns of the constants.
+        if additive:
+            self._design = {
+                s: np.array([max(s.charge, 0), max(-s.charge, 0), s.multiplicity - 1.0])
+                for s in counts
+            }
+        else:
+            fitted = [state for state in counts if state != NEUTRAL_SINGLET]
+            unit = np.vstack([np.eye(len(fitted)), np.zeros(len(fitted))])
+            self._design = {
+                s: unit[fitted.index(s) if s in fitted else -1] for s in counts
+            }
+        constants = len(next(iter(self._design.values()))) if counts else 0
+        width = len(elements) + constants + 1  # the last column is the energy
         self._products = np.zeros((width, width))
         self._per_atom = np.zeros((width, width))
         self._first: Array | None = None
@@ -179,8 +197,9 @@ class _Fit:
         rows[:, :width] = counts.reshape(count, width)
         charge = batch.values["total_charge"].astype(np.int64)
         spin = batch.values["spin_multiplicity"].astype(np.int64)
-        for (q, m), column in self._column.items():
-            rows[:, column] = (charge == q) & (spin == m)
+        for state, counts_of_state in self._design.items():
+            mine = (charge == state.charge) & (spin == state.multiplicity)
+            rows[mine, width:-1] = counts_of_state
         if self._first is None:
             some = rows[:_FIRST_ROWS, :-1]
             first = np.linalg.lstsq(some, energies[:_FIRST_ROWS], rcond=None)[0]
@@ -194,10 +213,8 @@ class _Fit:
     def references(self) -> References:
         solution, width = self._solve(), len(self._elements)
         constants = {
-            state: float(solution[self._column[state.charge, state.multiplicity]])
-            if state != NEUTRAL_SINGLET
-            else 0.0
-            for state in self._counts
+            state: float(counts @ solution[width:])
+            for state, counts in self._design.items()
         }
         energies = zip(self._elements, solution[:width].tolist(), strict=True)
         return References(dict(energies), constants, self._counts)

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
     from ase import Atoms
 
+_Number = TypeVar("_Number", int, float)
 StateKind = Literal["charge", "multiplicity", "unpaired"]
 """What a key says of the state: charge in e, 2S+1, or 2S."""
 STATE_KEYS: dict[StateKind, tuple[str, ...]] = {
@@ -81,6 +82,18 @@ def as_integer(value: Any, name: str) -> int:
     if not whole:
         raise ValueError(f"{name} must be a single whole number, got {value!r}")
     return int(array)
+
+
+def as_number(value: Any, name: str) -> float:
+    """Return ``value`` as a float if it is one number of any type.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    array = np.asarray(value)
+    if array.ndim != 0 or array.dtype.kind not in "iuf":
+        raise ValueError(f"{name} must be a single number, got {value!r}")
+    return float(array)
 
 
 @dataclass(frozen=True, order=True)
@@ -272,6 +285,27 @@ def _resolve(
     return state
 
 
+def stated_state(atoms: "Atoms") -> tuple[float | None, float | None]:
+    """Charge and 2S+1 as ``resolve_state`` finds them, None where nothing says them.
+
+    Neither whole nor possible need they be: a conversion lists what is not.
+
+    Raises:
+        ValueError: A value is no number, or two sources of the same rank disagree.
+    """
+    charge, _ = _lookup(
+        _named(atoms, "charge", convert=as_number),
+        ("charge", None),
+        lambda: _charge_sum(atoms),
+    )
+    multiplicity, _ = _lookup(
+        _named(atoms, "multiplicity", "unpaired", convert=as_number),
+        ("multiplicity", None),
+        lambda: _multiplicity_sum(atoms),
+    )
+    return charge, multiplicity
+
+
 def with_state(atoms: "Atoms", state: ElectronicState) -> "Atoms":
     """Return a copy of ``atoms`` whose ``info`` holds ``state``; no calculator."""
     copy: Atoms = atoms.copy()
@@ -282,13 +316,17 @@ def with_state(atoms: "Atoms", state: ElectronicState) -> "Atoms":
     return copy
 
 
-def _named(atoms: "Atoms", *kinds: StateKind) -> dict[str, int]:
+def _named(
+    atoms: "Atoms",
+    *kinds: StateKind,
+    convert: Callable[[Any, str], _Number] = as_integer,
+) -> dict[str, _Number]:
     """Charges, or 2S+1, in ``info`` and in attributes, by the words that name them.
 
     Raises:
-        ValueError: One of them is not a whole number.
+        ValueError: One of them is not what ``convert`` takes.
     """
-    named: dict[str, int] = {}
+    named: dict[str, _Number] = {}
     info = {key: f"atoms.info[{key!r}]" for key in atoms.info if isinstance(key, str)}
     others = {key: f"atoms.{key}" for key in vars(atoms)}
     for kind in kinds:
@@ -298,16 +336,16 @@ def _named(atoms: "Atoms", *kinds: StateKind) -> dict[str, int]:
                     continue
                 if len(key) == 1 and np.ndim(entries[key]) > 0:
                     continue  # an array under one letter is something else
-                number = as_integer(entries[key], words[key])
+                number = convert(entries[key], words[key])
                 named[words[key]] = number + 1 if kind == "unpaired" else number
     return named
 
 
 def _lookup(
-    named: Mapping[str, int],
+    named: Mapping[str, _Number],
     argument: tuple[str, int | None],
     sum_fn: Callable[[], int | None],
-) -> tuple[int | None, str]:
+) -> tuple[_Number | int | None, str]:
     """Return the first value found and the words that name its source.
 
     Raises:
@@ -316,7 +354,7 @@ def _lookup(
     name, value = argument
     if len(set(named.values())) > 1:
         meaning = "charges" if name == "charge" else "multiplicities 2S+1"
-        shown = ", ".join(f"{key} = {value}" for key, value in sorted(named.items()))
+        shown = ", ".join(f"{key} = {value:g}" for key, value in sorted(named.items()))
         raise ValueError(f"contradicting {meaning}: {shown}; keep one")
     if named:
         source, number = next(iter(named.items()))

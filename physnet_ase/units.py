@@ -43,8 +43,11 @@ _ENERGY = {name.lower(): factor for name, factor in TO_EV.items()} | {
     "ha": HARTREE,
     "eh": HARTREE,
     "au": HARTREE,
+    "hartrees": HARTREE,
     "kcal": KCAL_PER_MOL,
+    "kcalmol": KCAL_PER_MOL,
     "kj": KCAL_PER_MOL / 4.184,
+    "kjmol": KCAL_PER_MOL / 4.184,
     "ry": HARTREE / 2,
 }
 _LENGTH = TO_ANGSTROM | {"ang": 1.0, "å": 1.0, "a": 1.0}

@@ -6,8 +6,9 @@ import ase.io
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from physnet_training.writer import PackedWriter
+from physnet_training.packed import PackedWriter
 
+from physnet_ase.molecules import Molecules
 from physnet_ase.units import HARTREE
 
 UNITS = {
@@ -27,6 +28,18 @@ RESULTS = {
     "stress": "stress",
 }
 """Label -> its name among ASE's results."""
+
+
+def molecules_of(n_atoms, values, names=None, levels=None):
+    """Flat arrays as the packed writer takes them."""
+    words = [None if w is None else np.array(w) for w in (names, levels)]
+    n = np.asarray(n_atoms)
+    return Molecules(n, dict(values), np.arange(len(n)), *words)
+
+
+def batch(molecules, names=None, levels=None):
+    """The same of ``n_atoms`` and ``values`` in a dictionary."""
+    return molecules_of(molecules["n_atoms"], molecules["values"], names, levels)
 
 
 def write_ragged(path, molecules, units=UNITS, save=np.savez):
@@ -85,7 +98,7 @@ def write_trajectory(path, molecules):
 def write_packed(path, molecules):
     """A packed dataset with a manifest."""
     with PackedWriter(path) as writer:
-        writer.append(molecules["n_atoms"], molecules["values"])
+        writer.append(batch(molecules))
 
 
 def write_hdf5(path, molecules):

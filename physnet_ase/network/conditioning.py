@@ -1,9 +1,10 @@
 """How total charge and spin multiplicity enter the network.
 
-Both variants share their weight over the molecule's atoms by attention, so one electron
-more is one electron more in a molecule of any size, and both add exactly nothing to a
-neutral singlet.
+Every variant shares its weight over the molecule's atoms, so one electron more is one
+electron more in a molecule of any size, and adds exactly nothing to a neutral singlet.
 """
+
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -12,7 +13,11 @@ from jaxtyping import Array, Float
 
 from physnet_ase.config import ModelConfig
 from physnet_ase.graph import Graph
-from physnet_ase.network.interaction import ResidualBlock, dense
+from physnet_ase.network.interaction import (
+    ResidualBlock,
+    dense,
+    shifted_softplus,
+)
 
 SMALLEST_SCORE = 1e-6
 """Added to every score: where all underflow, atoms share evenly instead of 0/0."""
@@ -108,3 +113,123 @@ class StateConditioning(nn.Module):
                 update
             )
         return added
+
+
+class Shares(NamedTuple):
+    """What each atom carries of the excess charge and of the unpaired electrons."""
+
+    charge: Float[Array, " atoms"]  # e, sums to the total charge
+    spin: Float[Array, " atoms"]  # electrons, sums to 2S
+
+
+def molecule_softmax(
+    scores: Float[Array, " atoms"], graph: Graph
+) -> Float[Array, " atoms"]:
+    """Softmax over the atoms of each molecule; 0 on padded atoms."""
+    num_molecules, owner = graph.total_charge.shape[0], graph.molecule_index
+    lowest = jnp.asarray(-jnp.inf, scores.dtype)
+    highest = jax.ops.segment_max(
+        jnp.where(graph.atom_mask, jax.lax.stop_gradient(scores), lowest),
+        owner,
+        num_molecules,
+        indices_are_sorted=True,
+    )
+    highest = jnp.where(jnp.isfinite(highest), highest, 0.0)  # a filler has no atoms
+    safe = jnp.where(graph.atom_mask, scores - highest[owner], 0.0)
+    weights = jnp.where(graph.atom_mask, jnp.exp(safe), 0.0)
+    total = jax.ops.segment_sum(weights, owner, num_molecules, indices_are_sorted=True)
+    return weights / jnp.where(total > 0.0, total, 1.0)[owner]
+
+
+class LocalShares(nn.Module):
+    """Shares of the excess charge and of the unpaired electrons from the features.
+
+    q_i = Q exp(ℓ_i)/Σ exp(ℓ_j), with scores ℓ of their own for gaining and for losing
+    electrons; spins likewise with 2S. The exponential lets the whole excess sit on one
+    of several far fragments, and two equal ones get a half each.
+    """
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self, features: Float[Array, "atoms features"], graph: Graph
+    ) -> Shares:
+        """Return what each atom carries."""
+        owner, dtype = graph.molecule_index, features.dtype
+        active = shifted_softplus(features)
+        hidden = dense(self.config.num_features, "inner")(active)
+        scores = SHARPNESS * dense(3, "scores")(shifted_softplus(hidden))
+        charge = graph.total_charge.astype(dtype)[owner]
+        spin = (graph.spin_multiplicity - 1).astype(dtype)[owner]
+        score = jnp.where(charge > 0.0, scores[:, 0], scores[:, 1])
+        return Shares(
+            charge * molecule_softmax(score, graph),
+            spin * molecule_softmax(scores[:, 2], graph),
+        )
+
+
+class LocalConditioning(nn.Module):
+    """What an atom's own shares add to its features; nothing where they are zero."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self, features: Float[Array, "atoms features"], graph: Graph
+    ) -> tuple[Float[Array, "atoms features"], Shares]:
+        """Return the addition, and the shares behind it."""
+        size = self.config.num_features
+        shares = LocalShares(self.config, name="shares")(features, graph)
+        # A share acts through the atom's features: what a hole does to oxygen is not
+        # what it does to carbon.
+        gates = dense(2 * size, "gates")(shifted_softplus(features))
+        signals = {"charge": signed_signal(shares.charge), "spin": shares.spin[:, None]}
+        added = jnp.zeros_like(features)
+        for index, (kind, signal) in enumerate(signals.items()):
+            update = dense(size, f"{kind}_value", use_bias=False)(signal)
+            update = update * gates[:, index * size : (index + 1) * size]
+            block = ResidualBlock(use_bias=False, name=f"{kind}_residual")
+            added = added + block(update)
+        return added, shares
+
+
+class ChargeTransfer(nn.Module):
+    """Charges and spin populations: the shares, and what neighbours pass to each other.
+
+    q_i = share_i + Σ_j (τ_ij - τ_ji), τ_ij = Σ_k h_k(r_ij) a_k(x_i) b_k(x_j). What one
+    atom gains another loses, so fragments that do not see each other keep their sums.
+    """
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        features: Float[Array, "atoms features"],
+        radial: Float[Array, "pairs radial"],
+        shares: Shares,
+        graph: Graph,
+    ) -> Shares:
+        """Return charges that sum to Q and spin populations that sum to 2S."""
+        ranks, senders, receivers = TRANSFER_RANKS, graph.senders, graph.receivers
+        active = shifted_softplus(features)
+        left = dense(2 * ranks, "left")(active)
+        right = dense(2 * ranks, "right")(active)
+        strength = dense(2 * ranks, "head", use_bias=False)(radial)
+        passed = left[receivers] * right[senders] - left[senders] * right[receivers]
+        passed = (strength * passed).reshape(-1, 2, ranks).sum(axis=2)
+        # Spins polarise each other only where there are some.
+        present = shares.spin[receivers] + shares.spin[senders]
+        passed = passed * jnp.stack([jnp.ones_like(present), present], axis=1)
+        gained = jax.ops.segment_sum(
+            passed, receivers, features.shape[0], indices_are_sorted=True
+        )
+        return Shares(shares.charge + gained[:, 0], shares.spin + gained[:, 1])
+
+
+SHARPNESS = 8.0
+"""Factor of the scores: where ionization energies of two fragments differ by an
+electronvolt the scores must by several units, or the wrong one keeps a share."""
+TRANSFER_RANKS = 16
+"""Terms of the bilinear form by which two atoms exchange charge."""

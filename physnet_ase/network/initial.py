@@ -79,7 +79,8 @@ def initial_parameters(config: ModelConfig, graph: Graph, seed: int) -> Params:
     raw = np.stack([output.energies, output.charges, output.spin_populations])
     size = np.sqrt(np.mean(raw[:, graph.atom_mask] ** 2, axis=1))
     scale = OUTPUT_SIZES / np.maximum(size, 1e-6)
-    params["scale"] = np.broadcast_to(scale, params["scale"].shape).copy()
+    shape = params["scale"].shape
+    params["scale"] = np.broadcast_to(scale[: shape[1]], shape).copy()
     return params
 
 

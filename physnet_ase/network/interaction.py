@@ -111,8 +111,9 @@ class InteractionBlock(nn.Module):
         directions: Float[Array, "pairs 3"],
         senders: Int[Array, " pairs"],
         receivers: Int[Array, " pairs"],
-    ) -> Float[Array, "atoms features"]:
-        """Return the atoms' features after one exchange with their neighbours."""
+        vectors: Float[Array, "atoms 3 features"] | None = None,
+    ) -> tuple[Float[Array, "atoms features"], Float[Array, "atoms 3 features"] | None]:
+        """Return features, and vectors, after one exchange with the neighbours."""
         size, degree = self.config.num_features, self.config.max_degree
         num_atoms = features.shape[0]
 
@@ -134,7 +135,51 @@ class InteractionBlock(nn.Module):
             left = dense(size, f"left_{index + 1}", use_bias=False)(summed)
             right = dense(size, f"right_{index + 1}", use_bias=False)(summed)
             message = message + jnp.sum(left * right, axis=1)
+        if vectors is not None:
+            vectors, scalars = VectorExchange(self.config, name="vectors")(
+                active, vectors, radial, directions, senders, receivers
+            )
+            message = message + scalars
         for index in range(self.config.num_residual_interaction):
             message = ResidualBlock(name=f"residual_{index}")(message)
         gate = self.param("gate", nn.initializers.ones, (size,)).astype(features.dtype)
-        return gate * features + dense(size, "output")(shifted_softplus(message))
+        features = gate * features + dense(size, "output")(shifted_softplus(message))
+        return features, vectors
+
+
+class VectorExchange(nn.Module):
+    """Vectors that atoms carry from block to block, as in PaiNN.
+
+    V_i ← V_i + Σ_j [G₁g(r_ij) ∘ W₁σ(x_j)] r̂_ij + [G₂g(r_ij) ∘ W₂σ(x_j)] ∘ V_j, times
+    a gate of the atom; ⟨A V_i, B V_i⟩ goes to the scalars (Schütt, Unke & Gastegger,
+    ICML 2021). A vector that has passed through a neighbour tells the directions of
+    bonds against each other, torsions included.
+    """
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        active: Float[Array, "atoms features"],
+        vectors: Float[Array, "atoms 3 features"],
+        radial: Float[Array, "pairs radial"],
+        directions: Float[Array, "pairs 3"],
+        senders: Int[Array, " pairs"],
+        receivers: Int[Array, " pairs"],
+    ) -> tuple[Float[Array, "atoms 3 features"], Float[Array, "atoms features"]]:
+        """Return the new vectors, and what they add to the atoms' messages."""
+        size = self.config.num_features
+        masks = dense(2 * size, "mask", use_bias=False)(radial)
+        sent = shifted_softplus(dense(2 * size, "neighbor")(active))
+        new, passed = jnp.split(masks * sent[senders], 2, axis=1)
+        arriving = directions[:, :, None] * new[:, None, :]
+        arriving = arriving + passed[:, None, :] * vectors[senders]
+        summed = jax.ops.segment_sum(
+            arriving, receivers, active.shape[0], indices_are_sorted=True
+        )
+        gate = jax.nn.sigmoid(dense(size, "gate")(active))
+        vectors = (vectors + summed) * gate[:, None, :]
+        left = dense(size, "left", use_bias=False)(vectors)
+        right = dense(size, "right", use_bias=False)(vectors)
+        return vectors, jnp.sum(left * right, axis=1)

@@ -11,7 +11,11 @@ from jaxtyping import Array, Float
 
 from physnet_ase.config import ModelConfig
 from physnet_ase.graph import Graph
-from physnet_ase.network.conditioning import StateConditioning
+from physnet_ase.network.conditioning import (
+    ChargeTransfer,
+    LocalConditioning,
+    StateConditioning,
+)
 from physnet_ase.network.interaction import (
     InteractionBlock,
     ResidualBlock,
@@ -23,7 +27,7 @@ from physnet_ase.network.radial import RadialBasis
 NUM_ELEMENTS = 119
 """Rows of the element tables: atomic numbers 1-118 and 0 for padding."""
 NUM_OUTPUTS = 3
-"""Energy, charge and spin population of an atom."""
+"""Energy, charge and spin population of an atom, where these are outputs."""
 
 
 class NetworkOutput(NamedTuple):
@@ -40,15 +44,16 @@ class OutputBlock(nn.Module):
     """Residual blocks and a linear map from features to outputs (paper, Sec. 2)."""
 
     config: ModelConfig
+    outputs: int
 
     @nn.compact
     def __call__(
         self, features: Float[Array, "atoms features"]
     ) -> Float[Array, "atoms outputs"]:
-        """Return this block's contribution to energy, charge and spin population."""
+        """Return this block's contribution to energy, or charge and spin too."""
         for index in range(self.config.num_residual_output):
             features = ResidualBlock(name=f"residual_{index}")(features)
-        return dense(NUM_OUTPUTS, "head", use_bias=False)(shifted_softplus(features))
+        return dense(self.outputs, "head", use_bias=False)(shifted_softplus(features))
 
 
 class PhysNet(nn.Module):
@@ -78,35 +83,50 @@ class PhysNet(nn.Module):
             embedding_init=nn.initializers.zeros,
             name="elements",
         )(graph.atomic_numbers).astype(dtype)
-        total = jnp.zeros((features.shape[0], NUM_OUTPUTS), dtype)
+        outputs = 1 if config.conditioning == "local" else NUM_OUTPUTS
+        total = jnp.zeros((features.shape[0], outputs), dtype)
         penalty = jnp.zeros(features.shape[0], dtype)
-        previous = None
+        vectors = None
+        if config.vector_features:
+            vectors = jnp.zeros((features.shape[0], 3, config.num_features), dtype)
+        previous = shares = None
         for block in range(config.num_blocks):
-            features = features + StateConditioning(config, name=f"state_{block}")(
-                features, graph
-            )
-            features = InteractionBlock(config, name=f"interaction_{block}")(
-                features, radial, directions, graph.senders, graph.receivers
+            if config.conditioning != "local":
+                conditioning = StateConditioning(config, name=f"state_{block}")
+                features = features + conditioning(features, graph)
+            elif block > 0 or config.num_blocks == 1:
+                # The first block is blind to the state: before it, equal elements of
+                # far fragments could not be told apart, and both would become ions.
+                conditioned = LocalConditioning(config, name=f"state_{block}")
+                added, shares = conditioned(features, graph)
+                features = features + added
+            features, vectors = InteractionBlock(config, name=f"interaction_{block}")(
+                features, radial, directions, graph.senders, graph.receivers, vectors
             )
             for index in range(config.num_residual_atomic):
                 features = ResidualBlock(name=f"atomic_{block}_{index}")(features)
-            output = OutputBlock(config, name=f"output_{block}")(features)
+            output = OutputBlock(config, outputs, name=f"output_{block}")(features)
             total = total + output
             squared = output[:, 0] ** 2
             if previous is not None:
                 penalty = penalty + squared / (squared + previous + 1e-7)
             previous = squared
-        scale = self.param("scale", nn.initializers.ones, (NUM_ELEMENTS, NUM_OUTPUTS))
-        shift = self.param("shift", nn.initializers.zeros, (NUM_ELEMENTS, NUM_OUTPUTS))
+        scale = self.param("scale", nn.initializers.ones, (NUM_ELEMENTS, outputs))
+        shift = self.param("shift", nn.initializers.zeros, (NUM_ELEMENTS, outputs))
         total = (
             total * scale[graph.atomic_numbers].astype(dtype)
             + shift[graph.atomic_numbers].astype(dtype)
         ) * graph.atom_mask[:, None]
         penalty = penalty * graph.atom_mask / max(config.num_blocks - 1, 1)
+        if shares is None:
+            charges, spins = total[:, 1], total[:, 2]
+        else:
+            transfer = ChargeTransfer(config, name="transfer")
+            charges, spins = transfer(features, radial, shares, graph)
         return NetworkOutput(
             energies=total[:, 0],
-            charges=total[:, 1],
-            spin_populations=total[:, 2],
+            charges=charges * graph.atom_mask,
+            spin_populations=spins * graph.atom_mask,
             features=features * graph.atom_mask[:, None],
             nonhierarchicality=penalty,
         )

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from ase.optimize import BFGS
 
 from physnet_ase import PhysNetCalculator, untrained_potential
 from physnet_ase.config import ModelConfig
+from physnet_ase.potential import Potential
 from physnet_ase.programs import Programs
 
 TINY = ModelConfig(num_features=8, num_radial=8, num_blocks=1, cutoff=5.0)
@@ -230,3 +232,44 @@ def test_relaxation_dynamics_and_files(calculator, water, tmp_path):
         assert back.get_potential_energy() == pytest.approx(energy, abs=1e-6)
         np.testing.assert_allclose(back.get_forces(), water.get_forces(), atol=1e-6)
     assert back.info["charge"] == 1
+
+
+@pytest.mark.parametrize("shift", [0.0, 7.9])
+def test_a_molecule_in_a_box_is_the_free_molecule(potential, shift):
+    calculator = PhysNetCalculator(potential, dtype="float64")
+    free = molecule("CH3OH")
+    boxed = free.copy()
+    boxed.set_cell([16.0, 17.0, 18.0])
+    boxed.pbc = True
+    boxed.positions += shift  # through the boundary
+    boxed.wrap()
+    for info in ({"charge": 0, "spin": 1}, {"charge": 1, "spin": 2}):
+        results = []
+        for atoms in (free, boxed):
+            atoms.info.update(info)
+            atoms.calc = calculator
+            results.append((atoms.get_potential_energy(), atoms.get_forces()))
+        assert results[1][0] == pytest.approx(results[0][0], abs=1e-9)
+        np.testing.assert_allclose(results[1][1], results[0][1], atol=1e-9)
+    assert boxed.get_stress().shape == (6,)
+    assert boxed.get_dipole_moment().shape == (3,)
+
+
+def test_a_model_of_molecules_says_once_that_it_saw_no_crystal(potential):
+    metadata = potential.metadata.model_copy(update={"periodic_structures": 0})
+    model = Potential(metadata, potential.params)
+    cell = molecule("H2O", vacuum=1.2, pbc=True)
+    cell.set_initial_magnetic_moments(None)
+    with pytest.warns(UserWarning, match="was not trained on periodic structures"):
+        model.evaluate(cell)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.evaluate(cell)
+        PhysNetCalculator(model).get_potential_energy(cell)
+
+
+@pytest.mark.parametrize("side", [0.9, 1.0, 1.4])
+def test_a_cell_of_an_angstrom_is_refused(potential, side):
+    cell = Atoms("H", cell=[side, 3.0, 3.0], pbc=True, info={"spin": 2})
+    with pytest.raises(ValueError, match=r"its own periodic image are only .* Å apart"):
+        PhysNetCalculator(potential).get_potential_energy(cell)

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 
 import jax
 import numpy as np
@@ -10,7 +11,7 @@ from ase.build import molecule
 from safetensors.numpy import load_file, save_file
 
 import physnet_ase
-from physnet_ase import load_potential
+from physnet_ase import PhysNetCalculator, load_potential
 from physnet_ase.checkpoint import ModelMetadata, StateRecord
 from physnet_ase.config import ModelConfig
 from physnet_ase.potential import Potential, pretrained_names
@@ -216,3 +217,85 @@ def test_potential_travels_to_another_process(potential):
         potential.evaluate(molecule("H2O")).energy, abs=1e-12
     )
     assert copied.metadata == potential.metadata
+
+
+def rewrite(file, change):
+    """Store the weights again after ``change``, as another program would."""
+    weights = load_file(file)
+    change(weights)
+    save_file(weights, file)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda w: w.update({HEAD: (100 * w[HEAD]).astype(np.int32)}),
+            f"'{HEAD}' holds int32, expected floating-point",
+        ),
+        (lambda w: w.update({HEAD: w[HEAD] * 1e30}), "is not the file that model.json"),
+        (lambda w: w[HEAD].fill(np.inf), "holds NaN or infinity"),
+        (lambda w: w[HEAD].__setitem__((0, 0), 0.1234), "is not the file that"),
+    ],
+    ids=["whole numbers", "huge", "infinite", "one number"],
+)
+def test_damaged_weights_are_found_when_they_are_loaded(model, change, words):
+    rewrite(model / "weights.safetensors", change)
+    with pytest.raises(ValueError, match=words):
+        load_potential(model)
+
+
+def changed(content, path, value):
+    """The content with one entry, named by its path, replaced."""
+    *way, last = path
+    place = content
+    for key in way:
+        place = place[key]
+    place[last] = value
+    return content
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("config", "cutoff"), 5.5, "was changed after it was written"),
+        (("element_energies", "H"), -13.7, "was changed after it was written"),
+        (("states", 0, "reference_energy"), 0.2, "was changed after it was written"),
+        (("element_energies", "H"), float("nan"), "element_energies.*finite"),
+        (("config", "cutoff"), float("inf"), r"config\.cutoff.*finite"),
+        (("config", "num_blocks"), 10**6, r"config\.num_blocks.*less than or equal"),
+        (("sha256",), {}, "was changed after it was written"),
+        (("sha256", "weights"), "0" * 64, "is not the file that model.json"),
+    ],
+)
+def test_a_changed_model_json_is_found(model, path, value, words):
+    file = model / "model.json"
+    content = changed(json.loads(file.read_text()), path, value)
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=words):
+        load_potential(model)
+
+
+def test_layout_of_the_json_does_not_matter(model):
+    file = model / "model.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content, indent=7, sort_keys=True))
+    assert load_potential(model).elements == (1, 8)
+
+
+def test_weights_of_another_model_of_the_same_shape_are_found(model, tmp_path):
+    other = untrained_potential(TINY, (1, 8), seed=9).save(tmp_path / "other")
+    shutil.copy(other / "weights.safetensors", model / "weights.safetensors")
+    with pytest.raises(ValueError, match="belongs to another model"):
+        load_potential(model)
+
+
+def test_no_energy_is_ever_not_a_number(potential):
+    params = jax.tree.map(lambda leaf: leaf * np.float32(1e25), potential.params)
+    broken = Potential(potential.metadata, params)
+    with pytest.raises(FloatingPointError, match="that are not finite"):
+        broken.evaluate(molecule("H2O"))
+    atoms = molecule("H2O")
+    atoms.calc = PhysNetCalculator(broken)
+    with pytest.raises(FloatingPointError, match="that are not finite"):
+        atoms.get_potential_energy()

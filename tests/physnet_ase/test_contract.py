@@ -29,3 +29,12 @@ class TestWithoutElectrostatics(PotentialContract):
 
 class TestSpinPopulations(PotentialContract):
     fields = {"spin_populations": True, "num_residual_interaction": 1}  # noqa: RUF012
+
+
+class TestLocal(PotentialContract):
+    fields = {  # noqa: RUF012
+        "conditioning": "local",
+        "vector_features": True,
+        "spin_populations": True,
+        "num_residual_interaction": 1,
+    }

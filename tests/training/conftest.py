@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from physnet_training.writer import PackedWriter
+from data_files import batch
+from physnet_training.packed import PackedWriter
 
 Molecules = dict[str, Any]
 
@@ -43,6 +44,9 @@ def random_molecules(
         "spin_multiplicity": 1 + electrons % 2,
     }
     values |= {name: rng.normal(size=shapes[name]) for name in labels}
+    if "charges" in values:  # they sum to the charge, as in nature
+        sums = np.add.reduceat(values["charges"], first)
+        values["charges"] += np.repeat((charge - sums) / n, n)
     return {"n_atoms": n, "values": values}
 
 
@@ -61,7 +65,7 @@ def make_dataset(
         molecules = options.pop("molecules", None) or random_molecules(sizes, **options)
         target = tmp_path_factory.mktemp("packed") / "set"
         with PackedWriter(target) as writer:
-            writer.append(molecules["n_atoms"], molecules["values"])
+            writer.append(batch(molecules))
         return target
 
     return make

@@ -4,16 +4,18 @@ import json
 from pathlib import Path
 
 import numpy as np
-import physnet_training.auditing.pieces
+import physnet_training.packed.reader
 import pytest
-from physnet_training.auditing.audit import audit_dataset
-from physnet_training.auditing.energy_fit import LinearFit, make_design
-from physnet_training.auditing.histogram import Histogram
-from physnet_training.auditing.pieces import pieces
+from data_files import batch
+from physnet_training.audit.audit import audit_dataset
+from physnet_training.audit.counts import Histogram
+from physnet_training.audit.energies import LinearFit, make_design
+from physnet_training.audit.plausibility import read_for_audit
 from physnet_training.convert import convert
-from physnet_training.packed import PackedDataset
-from physnet_training.references import fit_references
-from physnet_training.writer import PackedWriter
+from physnet_training.packed import PackedDataset, PackedWriter
+
+from physnet_ase.references import References
+from physnet_ase.state import ElectronicState
 
 DATA = Path(__file__).parents[2] / "training" / "data" / "states_dft"
 ATOM = {1: -13.6, 8: -2041.0}
@@ -37,7 +39,7 @@ def written(folder, *parts, levels=None):
     with PackedWriter(folder) as writer:
         for index, part in enumerate(parts):
             names = None if levels is None else [levels[index]] * len(part["n_atoms"])
-            writer.append(part["n_atoms"], part["values"], levels=names)
+            writer.append(batch(part, levels=names))
     return PackedDataset.open(folder)
 
 
@@ -170,7 +172,7 @@ def test_pieces_do_not_matter(make_molecules, tmp_path, monkeypatch):
     made["values"]["energy"][60] -= 200.0
     dataset = written(tmp_path / "set", made, made)
     whole = audit_dataset(dataset)
-    monkeypatch.setattr(physnet_training.auditing.pieces, "_MAX_ATOMS", 50)
+    monkeypatch.setattr(physnet_training.packed.reader, "_BATCH_ATOMS", 50)
     parts = audit_dataset(dataset)
     fits = [report.pop("energies")["fits"][0]["elements"] for report in (whole, parts)]
     assert fits[0] == pytest.approx(fits[1])
@@ -197,32 +199,30 @@ def test_dataset_without_energies_or_with_nonsense(make_molecules, tmp_path):
 
 def test_fit_in_pieces_is_the_fit_of_all(make_molecules, tmp_path, monkeypatch):
     dataset = written(tmp_path / "set", sound(make_molecules))
-    monkeypatch.setattr(physnet_training.auditing.pieces, "_MAX_MOLECULES", 17)
-    fit, parts = LinearFit(), list(pieces(dataset))
+    monkeypatch.setattr(physnet_training.packed.reader, "_BATCH_MOLECULES", 17)
+    fit, parts = (
+        LinearFit(),
+        list(dataset.batches(read_for_audit(dataset), check=False)),
+    )
     assert len(parts) == 12
     for piece in parts:
         chosen = np.ones(len(piece.rows), bool)
-        fit.add(make_design(piece), piece.take("energy"), chosen)
-    rows = np.arange(200)
-    numbers = dataset.take("atomic_numbers", dataset.atom_rows(rows))
-    composition = np.stack(
-        [
-            np.add.reduceat(numbers == z, dataset.offsets[:-1], dtype=int)
-            for z in (1, 8)
-        ],
-        axis=1,
-    )
-    states = np.stack(dataset.states_of(rows), axis=1)
-    energies, elements = dataset.take("energy", rows), np.array([1, 8])
-    expected = fit_references(energies, composition, elements, states)
+        fit.add(make_design(piece), piece.values["energy"], chosen)
+    whole = dataset.molecules(range(200))
+    states = {ElectronicState(*pair): n for pair, n in dataset.states.items()}
+    expected, _ = References.fit([whole], dataset.elements, states)
     [found] = fit.coefficients().values()
     assert found[1] == pytest.approx(expected.element_energies[1], abs=1e-8)
     assert found[8] == pytest.approx(expected.element_energies[8], abs=1e-8)
-    np.testing.assert_allclose(
-        np.concatenate([fit.predict(make_design(piece)) for piece in parts]),
-        expected.energies(composition, elements, states),
-        atol=1e-7,
+    values = whole.values
+    wanted = expected.of_molecules(
+        values["atomic_numbers"],
+        whole.owner,
+        values["total_charge"],
+        values["spin_multiplicity"],
     )
+    predicted = np.concatenate([fit.predict(make_design(piece)) for piece in parts])
+    np.testing.assert_allclose(predicted, wanted, atol=1e-7)
 
 
 def test_histogram_keeps_what_lies_beyond_and_its_percentiles(rng):

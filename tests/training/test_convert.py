@@ -120,7 +120,7 @@ def test_shipped_data_converts_with_everything(tmp_path):
     dataset = PackedDataset.open(tmp_path / "set")
     assert report.num_molecules == dataset.num_molecules == 1892
     assert progress == [1401, 1892]
-    assert dataset.labels == dict.fromkeys(EVERY, 1892)
+    assert dataset.labels == dict.fromkeys((*EVERY, "s_squared"), 1892)
     assert dataset.elements == (1, 6, 7, 8, 9)
     assert len(dataset.states) == 12
     assert len(dataset.groups) == 34
@@ -128,7 +128,7 @@ def test_shipped_data_converts_with_everything(tmp_path):
     with np.load(sources[1]) as file:
         energy = dataset.take("energy", np.arange(1401, 1892))
         np.testing.assert_array_equal(energy, file["energy"])
-    assert dataset.verify() == 13
+    assert dataset.verify() == 14
     provenance = dataset.manifests[0]["provenance"]
     assert [entry["path"] for entry in provenance] == ["states_dft.npz", "ladders.npz"]
 

@@ -8,7 +8,7 @@ import pytest
 from physnet_training.cli import app
 from physnet_training.conversion import display as convert_display
 from physnet_training.conversion.display import ConversionBar
-from physnet_training.conversion.options import make_job
+from physnet_training.conversion.job import make_job
 from physnet_training.packed import PackedDataset
 from rich.console import Console
 from typer.testing import CliRunner

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from physnet_training.convert import convert
 from physnet_training.packed import PackedDataset
-from physnet_training.storage.durable import HashedFile
-from physnet_training.storage.layout import FIELDS
+from physnet_training.packed.files import HashedFile
+
+from physnet_ase.quantities import QUANTITIES
 
 # Kills conversions in forks at the 1st, 2nd, 3rd, ... flush to the disk, until one
 # lives; after each kill the target must be absent or whole, and the rest must follow.
@@ -63,7 +64,7 @@ def contents(path):
     dataset.verify()
     atoms, rows = np.arange(dataset.num_atoms), np.arange(len(dataset))
     return {
-        name: dataset.take(name, atoms if FIELDS[name].per_atom else rows)
+        name: dataset.take(name, atoms if QUANTITIES[name].per_atom else rows)
         for name in dataset.fields
     }
 
@@ -189,14 +190,14 @@ def test_interrupt_ends_the_processes(sources, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         convert(sources, tmp_path / "set", workers=2, on_progress=interrupt)
     monkeypatch.setattr(
-        "physnet_training.storage.locking._PATIENCE", 0.0
+        "physnet_training.packed.files._PATIENCE", 0.0
     )  # they hold the lock
     convert(sources, tmp_path / "set")
     assert len(PackedDataset.open(tmp_path / "set")) == 17
 
 
 def test_two_conversions_to_one_target(sources, tmp_path, monkeypatch):
-    monkeypatch.setattr("physnet_training.storage.locking._PATIENCE", 0.1)
+    monkeypatch.setattr("physnet_training.packed.files._PATIENCE", 0.1)
     second = pytest.raises(ValueError, match="another process is converting to .*set")
 
     def start_another(source, count):

@@ -1,11 +1,13 @@
 """Roots of shards: division, growth, names and levels across pieces, processes."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
 from physnet_training.conversion import job as convert_job
-from physnet_training.conversion import processes as convert_processes
+from physnet_training.conversion import pool
 from physnet_training.convert import convert
 from physnet_training.packed import PackedDataset
 
@@ -138,14 +140,11 @@ def test_wrong_requests(sources, tmp_path, options, message):
 
 
 def test_a_process_that_was_killed_is_reported(sources, tmp_path, monkeypatch):
-    start = convert_processes._Worker.convert
+    def die(task):
+        os.kill(os.getpid(), signal.SIGKILL)
 
-    def start_and_kill(worker, index):
-        start(worker, index)
-        worker.process.kill()
-
-    monkeypatch.setattr(convert_processes._Worker, "convert", start_and_kill)
-    with pytest.raises(RuntimeError, match=r"\.npz: the process .* ended with code -9"):
+    monkeypatch.setattr(pool, "work", die)
+    with pytest.raises(RuntimeError, match=r"\.npz: a process .* was ended"):
         convert(sources, tmp_path / "set", workers=2)
     assert not list(tmp_path.glob(".*"))
 

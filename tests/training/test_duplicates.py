@@ -1,27 +1,27 @@
 """Exact duplicates: every kind of difference counts, hashes alone decide nothing."""
 
 import numpy as np
-import physnet_training.auditing.duplicates
+import physnet_training.audit.duplicates
 import pytest
+from data_files import batch, molecules_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from physnet_training.auditing.duplicates import DuplicateFinder, molecule_hashes
-from physnet_training.auditing.pieces import pieces
-from physnet_training.packed import PackedDataset
-from physnet_training.writer import PackedWriter
+from physnet_training.audit.duplicates import DuplicateFinder, molecule_hashes
+from physnet_training.audit.plausibility import read_for_audit
+from physnet_training.packed import PackedDataset, PackedWriter
 
 
 def write(folder, sources):
     """A dataset of the given molecules: number of atoms, values and level of each."""
     with PackedWriter(folder) as writer:
         for n_atoms, values, level in sources:
-            writer.append(np.array([n_atoms]), values, levels=[level])
+            writer.append(molecules_of(np.array([n_atoms]), values, levels=[level]))
     return PackedDataset.open(folder)
 
 
 def find(dataset, limit=100):
     with DuplicateFinder(dataset, limit=limit) as finder:
-        for piece in pieces(dataset):
+        for piece in dataset.batches(read_for_audit(dataset), check=False):
             finder.add(piece)
         return finder.find()
 
@@ -92,7 +92,7 @@ def test_rows_are_capped_and_the_count_is_not(make_molecules, tmp_path):
     one = make_molecules([4], ["energy"], seed=5)
     with PackedWriter(tmp_path / "set") as writer:
         for _ in range(7):
-            writer.append(one["n_atoms"], one["values"])
+            writer.append(batch(one))
     found = find(PackedDataset.open(tmp_path / "set"), limit=2)
     assert found.count == 6
     np.testing.assert_array_equal(found.rows, [[1, 0], [2, 0]])
@@ -102,7 +102,7 @@ def test_equal_hashes_of_different_molecules(monkeypatch, make_dataset):
     """All hashes the same: every row is compared with the first, none is equal."""
     dataset = PackedDataset.open(make_dataset([3, 3, 2, 3], seed=2))
     monkeypatch.setattr(
-        physnet_training.auditing.duplicates,
+        physnet_training.audit.duplicates,
         "molecule_hashes",
         lambda piece: np.zeros(len(piece.rows), np.uint64),
     )
@@ -111,7 +111,12 @@ def test_equal_hashes_of_different_molecules(monkeypatch, make_dataset):
 
 def test_hashes_of_many_molecules_differ(make_dataset):
     dataset = PackedDataset.open(make_dataset([2] * 5000, labels=["energy"]))
-    hashes = np.concatenate([molecule_hashes(piece) for piece in pieces(dataset)])
+    hashes = np.concatenate(
+        [
+            molecule_hashes(piece)
+            for piece in dataset.batches(read_for_audit(dataset), check=False)
+        ]
+    )
     assert len(np.unique(hashes)) == 5000
     # every bit is set in about half of them
     bits = (hashes[:, None] >> np.arange(64, dtype=np.uint64)) & np.uint64(1)
@@ -129,7 +134,7 @@ def test_any_arrangement(tmp_path_factory, make_molecules, copies, buckets):
     folder = tmp_path_factory.mktemp("copies") / "set"
     with PackedWriter(folder) as writer:
         for kind in copies:
-            writer.append(kinds[kind]["n_atoms"], kinds[kind]["values"])
+            writer.append(batch(kinds[kind]))
     first, expected = {}, []
     for row, kind in enumerate(copies):
         if kind in first:
@@ -137,11 +142,11 @@ def test_any_arrangement(tmp_path_factory, make_molecules, copies, buckets):
         first.setdefault(kind, row)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            physnet_training.auditing.duplicates,
+            physnet_training.audit.duplicates,
             "_PER_BUCKET",
             -(-len(copies) // buckets),
         )
-        patch.setattr(physnet_training.auditing.duplicates, "_CONFIRM", 4)
+        patch.setattr(physnet_training.audit.duplicates, "_CONFIRM", 4)
         found = find(PackedDataset.open(folder))
     assert found.count == len(expected)
     assert found.rows.tolist() == [list(pair) for pair in expected]

@@ -10,6 +10,7 @@ from physnet_training.packed import PackedDataset
 from physnet_training.train.evaluate import ErrorSums, Predictions, evaluate_potential
 from physnet_training.train.gaps import compare_gaps, find_ladders, gap_errors
 
+from physnet_ase.checkpoint import StateRecord
 from physnet_ase.config import ModelConfig
 from physnet_ase.potential import Potential
 from physnet_ase.state import ElectronicState
@@ -143,3 +144,30 @@ def test_unbound_anions_do_not_enter_the_affinity_errors(
     bound = [c for c in found if c.kind == "electron_affinity" and c.reference > 0.2]
     assert gap_errors(found)["electron_affinity"]["count"] == len(bound)
     assert 0 < len(bound) < sum(c.kind == "electron_affinity" for c in found)
+
+
+@pytest.mark.parametrize("state", [(0, 2), (0, 3)], ids=["radicals", "triplets"])
+def test_a_model_that_never_saw_a_neutral_singlet(
+    dataset: PackedDataset, potential: Potential, state: tuple[int, int]
+) -> None:
+    """The constant of a state counts once for a molecule, not once for an atom."""
+    record = StateRecord(charge=0, multiplicity=state[1], reference_energy=7.5)
+    metadata = potential.metadata.model_copy(
+        update={
+            "states": [record],
+            "element_energies": dict.fromkeys(["H", "C", "N", "O", "F"], -100.0),
+        }
+    )
+    only = Potential(metadata, potential.params)
+    charge, spin = dataset.states_of(np.arange(len(dataset)))
+    rows = np.flatnonzero((charge == 0) & (spin == state[1]))[:6]
+    loader = PackedMemmapLoader(dataset, 4).subset(rows, shuffle=False)
+    predictions = evaluate_potential(only, loader)
+    for row in rows:
+        molecule = dataset.molecules(np.array([row]))
+        atoms = molecule.to_atoms(0)
+        [result] = only.evaluate(atoms, [state], ("energy",))
+        label = float(molecule.values["energy"][0])
+        left = predictions.values["energy"] - predictions.values["energy_label"]
+        assert np.abs(left - (result.energy - label)).min() < 1e-3
+    assert predictions.errors()[0]["dipole_mae_e_angstrom"] > 0.0

@@ -3,12 +3,12 @@
 import ase.build
 import numpy as np
 import pytest
+from data_files import molecules_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from physnet_training import PackedMemmapLoader
 from physnet_training.loading.shapes import MAX_SHAPES
-from physnet_training.packed import PackedDataset
-from physnet_training.writer import PackedWriter
+from physnet_training.packed import PackedDataset, PackedWriter
 
 from physnet_ase.graph import Capacity
 from physnet_ase.neighbors import pairs_from
@@ -127,7 +127,7 @@ def test_few_shapes_cover_every_epoch(make_dataset, cutoff):
 
 def test_equal_molecules_need_one_shape_without_padding(make_dataset):
     loader = PackedMemmapLoader(make_dataset([5] * 17), 8)
-    assert [shape[1:] for shape in loader.shapes] == [(40, 160, 80)]
+    assert [shape[1:4] for shape in loader.shapes] == [(40, 160, 80)]
     first = next(loader.graphs())
     assert first.atom_mask.all()
     assert first.pair_mask.all()
@@ -171,16 +171,18 @@ def periodic_folder(tmp_path_factory):
     with PackedWriter(target) as writer:
         for atoms in (*crystals, water):
             writer.append(
-                np.array([len(atoms)]),
-                {
-                    "atomic_numbers": atoms.numbers,
-                    "positions": atoms.positions,
-                    "total_charge": np.zeros(1),
-                    "spin_multiplicity": np.ones(1),
-                    "energy": np.zeros(1),
-                    "cell": atoms.cell.array[None],
-                    "pbc": atoms.pbc[None],
-                },
+                molecules_of(
+                    np.array([len(atoms)]),
+                    {
+                        "atomic_numbers": atoms.numbers,
+                        "positions": atoms.positions,
+                        "total_charge": np.zeros(1),
+                        "spin_multiplicity": np.ones(1),
+                        "energy": np.zeros(1),
+                        "cell": atoms.cell.array[None],
+                        "pbc": atoms.pbc[None],
+                    },
+                )
             )
     return target
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from physnet_training.sources.hdf5_layouts import formal_charge
+from physnet_training.sources.read_hdf5 import formal_charge
 
 
 @pytest.mark.parametrize(

@@ -7,21 +7,28 @@ from io import StringIO
 import matplotlib.image
 import numpy as np
 import pytest
-from physnet_training.auditing.audit import audit_dataset
-from physnet_training.auditing.plot import plot_audit
-from physnet_training.auditing.rows import describe_row, parse_rows
-from physnet_training.auditing.summary import describe, stored_audit, table
+from physnet_training.audit.audit import audit_dataset
+from physnet_training.audit.plot import plot_audit
+from physnet_training.audit.report import (
+    describe,
+    describe_row,
+    parse_rows,
+    stored_audit,
+    table,
+)
 from physnet_training.cli import app
 from physnet_training.convert import convert
 from physnet_training.packed import PackedDataset
-from physnet_training.storage.layout import FIELDS, MANIFEST
+from physnet_training.packed.layout import MANIFEST
 from rich.console import Console
 from typer.testing import CliRunner
 
+from physnet_ase.quantities import QUANTITIES
+
 ARRAYS = sorted(
-    FIELDS[name].file
-    for name in FIELDS
-    if name not in ("cell", "pbc", "level", "group")
+    QUANTITIES[name].file
+    for name in QUANTITIES
+    if name not in ("cell", "pbc", "s_squared", "level", "group")
 )
 FILES = [*ARRAYS, "n_atoms.npy", "offsets.npy", MANIFEST]
 

@@ -1,7 +1,7 @@
 """Keys and units of data files."""
 
 import pytest
-from physnet_training.sources.naming import factor_to_internal, find_keys, unit_suffix
+from physnet_training.sources.keys import factor_to_internal, find_keys, meaning
 
 from physnet_ase.units import BOHR, DEBYE, HARTREE, KCAL_PER_MOL
 
@@ -22,7 +22,10 @@ from physnet_ase.units import BOHR, DEBYE, HARTREE, KCAL_PER_MOL
     ],
 )
 def test_unit_in_a_key(quantity, key, expected):
-    assert unit_suffix(quantity, key) == expected
+    found = meaning(key)
+    said = (None, "") if found is None else (found.unit or None, found.level)
+    assert said == expected
+    assert found is None or found.quantity == quantity
 
 
 @pytest.mark.parametrize(
@@ -57,8 +60,7 @@ def test_unknown_unit_lists_the_known_ones(quantity, unit, known):
         factor_to_internal(quantity, unit)
 
 
-def test_keys_compete_unless_they_name_the_state():
+def test_usual_keys_come_first_and_a_chosen_one_alone():
     assert find_keys("total_charge", ["Q", "charge"], {}) == ["charge", "Q"]
-    with pytest.raises(ValueError, match="--key forces=forces"):
-        find_keys("forces", ["F", "forces"], {})
+    assert find_keys("forces", ["F", "forces"], {}) == ["forces", "F"]
     assert find_keys("forces", ["F", "forces"], {"forces": "F"}) == ["F"]

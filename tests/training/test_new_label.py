@@ -77,7 +77,12 @@ def test_a_new_label_is_one_entry(tmp_path: Path) -> None:
     ):
         recipe_from(content, "test")
     with added(TRACE):
-        convert(tmp_path / "water.npz", tmp_path / "set", allow_missing=True)
+        convert(
+            tmp_path / "water.npz",
+            tmp_path / "set",
+            allow_missing=True,
+            energy_unit="eV",
+        )
         dataset = PackedDataset.open(tmp_path / "set")
         assert dataset.labels == {"energy": 40, "second_moment": 39}
         stored = dataset.take("second_moment", np.arange(40))

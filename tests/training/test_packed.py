@@ -6,7 +6,9 @@ import shutil
 import numpy as np
 import pytest
 from physnet_training.packed import PackedDataset
-from physnet_training.storage.layout import FIELDS, MANIFEST
+from physnet_training.packed.layout import MANIFEST
+
+from physnet_ase.quantities import QUANTITIES
 
 SIZES = (3, 1, 4, 2, 3)
 
@@ -23,8 +25,8 @@ def test_reads_back_what_was_written(make_molecules, make_dataset):
     assert (dataset.num_molecules, dataset.num_atoms) == (5, 13)
     np.testing.assert_array_equal(dataset.n_atoms, SIZES)
     for name, written in molecules["values"].items():
-        rows = np.arange(13 if FIELDS[name].per_atom else 5)
-        expected = written.astype(FIELDS[name].dtype)
+        rows = np.arange(13 if QUANTITIES[name].per_atom else 5)
+        expected = written.astype(QUANTITIES[name].dtype)
         np.testing.assert_array_equal(dataset.take(name, rows), expected)
     assert dataset.labels == dict.fromkeys(
         ("energy", "forces", "dipole", "charges", "spin_populations", "stress"), 5
@@ -92,8 +94,8 @@ def test_origin_layout_without_manifest(folder):
 @pytest.mark.parametrize(
     "name",
     [
-        FIELDS[name].file
-        for name in FIELDS
+        QUANTITIES[name].file
+        for name in QUANTITIES
         if name not in ("cell", "pbc", "s_squared", "level", "group")  # not in this one
     ],
 )

@@ -5,18 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from physnet_training.auditing.energy_forces import find_changes
-from physnet_training.auditing.energy_scale import atom_energies
-from physnet_training.auditing.pieces import sample
-from physnet_training.auditing.plausibility import judge_units
+from ase.build import molecule
+from data_files import batch, molecules_of
+from physnet_training.audit.energies import atom_energies
+from physnet_training.audit.energy_forces import find_changes
+from physnet_training.audit.plausibility import judge_units, sample
 from physnet_training.convert import convert
-from physnet_training.packed import PackedDataset
-from physnet_training.writer import PackedWriter
+from physnet_training.packed import PackedDataset, PackedWriter
 
 from physnet_ase.units import BOHR, HARTREE, KCAL_PER_MOL
 
 DATA = Path(__file__).parents[2] / "training" / "data" / "states_dft"
-FIELDS = ("atomic_numbers", "positions", "forces", "energy")
+QUANTITIES = ("atomic_numbers", "positions", "forces", "energy")
 STATE = ("total_charge", "spin_multiplicity")
 
 
@@ -31,14 +31,14 @@ def scaled(ladders, folder, energy=1.0, forces=1.0, length=1.0):
     """The same molecules with numbers as if a unit had been taken for another."""
     atoms, rows = np.arange(ladders.num_atoms), np.arange(ladders.num_molecules)
     values = {
-        name: ladders.take(name, atoms if name in FIELDS[:3] else rows)
-        for name in (*FIELDS, *STATE)
+        name: ladders.take(name, atoms if name in QUANTITIES[:3] else rows)
+        for name in (*QUANTITIES, *STATE)
     }
     values["energy"] = values["energy"] * energy
     values["forces"] = values["forces"] * forces
     values["positions"] = values["positions"] * length
     with PackedWriter(folder) as writer:
-        writer.append(ladders.n_atoms, values)
+        writer.append(molecules_of(ladders.n_atoms, values))
     return {v.quantity: v for v in judge_units(sample(PackedDataset.open(folder)))}
 
 
@@ -80,7 +80,7 @@ def test_energies_relative_to_atoms_are_plausible(make_molecules, tmp_path):
     molecules = make_molecules([3] * 20, ["energy"])
     molecules["values"]["energy"] = np.linspace(-12.5, -11.5, 20)
     with PackedWriter(tmp_path / "set") as writer:
-        writer.append(molecules["n_atoms"], molecules["values"])
+        writer.append(batch(molecules))
     [verdict, _] = judge_units(sample(PackedDataset.open(tmp_path / "set")))
     assert verdict == (
         "energy",
@@ -126,15 +126,17 @@ def test_work_of_a_harmonic_molecule_is_exact_whatever_its_orientation(rng, tmp_
     pull = (30.0 * (length - 1.1))[:, None] * axis
     with PackedWriter(tmp_path / "set") as writer:
         writer.append(
-            np.full(30, 2),
-            {
-                "atomic_numbers": np.tile([1, 9], 30),
-                "positions": positions.reshape(60, 3),
-                "forces": np.stack([pull, -pull], axis=1).reshape(60, 3),
-                "energy": -2700.0 + 15.0 * (length - 1.1) ** 2,
-                "total_charge": np.zeros(30),
-                "spin_multiplicity": np.ones(30),
-            },
+            molecules_of(
+                np.full(30, 2),
+                {
+                    "atomic_numbers": np.tile([1, 9], 30),
+                    "positions": positions.reshape(60, 3),
+                    "forces": np.stack([pull, -pull], axis=1).reshape(60, 3),
+                    "energy": -2700.0 + 15.0 * (length - 1.1) ** 2,
+                    "total_charge": np.zeros(30),
+                    "spin_multiplicity": np.ones(30),
+                },
+            )
         )
     changes = find_changes(sample(PackedDataset.open(tmp_path / "set")))
     assert len(changes.work) > 15
@@ -158,18 +160,83 @@ def test_stiffness_of_a_thermal_ensemble(rng, tmp_path, energy, forces, verdict,
     away = rng.normal(scale=np.sqrt(0.26 / 30), size=(300, 5, 3))
     with PackedWriter(tmp_path / "set") as writer:
         writer.append(
-            np.full(300, 5),
-            {
-                "atomic_numbers": np.tile([6, 1, 1, 1, 1], 300),
-                "positions": (at_rest + away).reshape(-1, 3),
-                "forces": forces * (-30.0 * away).reshape(-1, 3),
-                "energy": energy * (-17.0 + 15.0 * (away**2).sum(axis=(1, 2))),
-                "total_charge": np.zeros(300),
-                "spin_multiplicity": np.ones(300),
-            },
+            molecules_of(
+                np.full(300, 5),
+                {
+                    "atomic_numbers": np.tile([6, 1, 1, 1, 1], 300),
+                    "positions": (at_rest + away).reshape(-1, 3),
+                    "forces": forces * (-30.0 * away).reshape(-1, 3),
+                    "energy": energy * (-17.0 + 15.0 * (away**2).sum(axis=(1, 2))),
+                    "total_charge": np.zeros(300),
+                    "spin_multiplicity": np.ones(300),
+                },
+            )
         )
     samples = sample(PackedDataset.open(tmp_path / "set"))
     expected = 30 * forces**2 / energy
     assert find_changes(samples).stiffness == pytest.approx([expected], rel=0.15)
     found = {v.quantity: v for v in judge_units(samples)}["energy and forces"]
     assert (found.verdict, text in found.text) == (verdict, True)
+
+
+@pytest.mark.parametrize("number", [100, 30])
+@pytest.mark.parametrize(
+    ("factor", "text"),
+    [
+        (1.0, None),
+        (-1.0, "look like gradients: the sign is wrong"),
+        (BOHR / HARTREE, "softer than any are: check --force-unit"),
+        (TO_KCAL, "stiffer than any are: check --force-unit"),
+        (-BOHR / HARTREE, "the sign is wrong"),
+    ],
+)
+def test_forces_of_the_wrong_sign_or_unit_show_in_bonds(
+    rng, tmp_path, number, factor, text
+):
+    """Frames too far apart for the work of forces, energies that say nothing."""
+    at_rest = molecule("CH3CHO").positions
+    numbers = molecule("CH3CHO").numbers
+    away = rng.normal(scale=0.09, size=(number, len(numbers), 3))
+    away -= away.mean(axis=1, keepdims=True)
+    with PackedWriter(tmp_path / "set") as writer:
+        writer.append(
+            molecules_of(
+                np.full(number, len(numbers)),
+                {
+                    "atomic_numbers": np.tile(numbers, number),
+                    "positions": (at_rest + away).reshape(-1, 3),
+                    "forces": factor * (-25.0 * away).reshape(-1, 3),
+                    "energy": -4150.0 + 12.5 * (away**2).sum(axis=(1, 2)),
+                    "total_charge": np.zeros(number),
+                    "spin_multiplicity": np.ones(number),
+                },
+            )
+        )
+    verdicts = judge_units(sample(PackedDataset.open(tmp_path / "set")))
+    [found] = [v for v in verdicts if v.quantity == "forces"]
+    assert found.verdict == ("plausible" if text is None else "suspicious")
+    assert text is None or text in found.text
+
+
+def test_bonds_of_single_frames_are_compared_with_each_other(rng, tmp_path):
+    """No molecule comes twice, but all have bonds between carbon and hydrogen."""
+    with PackedWriter(tmp_path / "set") as writer:
+        for name in ("CH4", "C2H6", "C2H4", "CH3OH", "H2CO", "C6H6", "CH3CN", "CH3Cl"):
+            atoms = molecule(name)
+            away = rng.normal(scale=0.05, size=(len(atoms), 3))
+            writer.append(
+                molecules_of(
+                    [len(atoms)],
+                    {
+                        "atomic_numbers": atoms.numbers,
+                        "positions": atoms.positions + away,
+                        "forces": 30.0 * away,
+                        "energy": [-1000.0],
+                        "total_charge": [0],
+                        "spin_multiplicity": [1],
+                    },
+                )
+            )
+    verdicts = judge_units(sample(PackedDataset.open(tmp_path / "set")))
+    [found] = [v for v in verdicts if v.quantity == "forces"]
+    assert "the sign is wrong" in found.text

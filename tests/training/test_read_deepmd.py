@@ -5,8 +5,10 @@ import pytest
 from physnet_training.convert import convert
 from physnet_training.packed import PackedDataset
 from physnet_training.sources.formats import find_format
-from physnet_training.sources.molecules import ReadOptions, concatenate
+from physnet_training.sources.options import Reading, ReadOptions
 from physnet_training.sources.read_deepmd import read_deepmd
+
+from physnet_ase.molecules import concatenate
 
 RNG = np.random.default_rng(0)
 WATER = [0, 1, 1]
@@ -38,9 +40,9 @@ def system(folder, frames=(3, 2), types=WATER, box=True, **changes):
 
 
 def read(path, **options):
-    units = {}
-    pieces = list(read_deepmd(path, ReadOptions(**options), units))
-    return concatenate(pieces), units
+    reading = Reading()
+    pieces = list(read_deepmd(path, ReadOptions(**options), reading))
+    return concatenate(pieces), reading.units
 
 
 def test_periodic_system(tmp_path):

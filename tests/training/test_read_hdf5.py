@@ -5,9 +5,10 @@ import pytest
 from physnet_training.convert import convert
 from physnet_training.packed import PackedDataset
 from physnet_training.sources.formats import find_format
-from physnet_training.sources.molecules import ReadOptions, concatenate
+from physnet_training.sources.options import Reading, ReadOptions
 from physnet_training.sources.read_hdf5 import read_hdf5
 
+from physnet_ase.molecules import concatenate
 from physnet_ase.units import BOHR, HARTREE
 
 h5py = pytest.importorskip("h5py")
@@ -16,8 +17,10 @@ RNG = np.random.default_rng(0)
 
 
 def read(path, **options):
-    units = {}
-    return concatenate(list(read_hdf5(path, ReadOptions(**options), units))), units
+    reading = Reading()
+    return concatenate(
+        list(read_hdf5(path, ReadOptions(**options), reading))
+    ), reading.units
 
 
 def write(path, groups, units=None):

@@ -6,17 +6,19 @@ import zipfile
 import numpy as np
 import pytest
 from data_files import write_padded, write_ragged
-from physnet_training.sources import array_pieces
+from physnet_training.sources import arrays
 from physnet_training.sources.formats import find_format
-from physnet_training.sources.molecules import ReadOptions, concatenate
+from physnet_training.sources.options import Reading, ReadOptions
 from physnet_training.sources.read_npz import read_npz
+
+from physnet_ase.molecules import concatenate
 
 WRITERS = {"ragged": write_ragged, "padded": write_padded}
 SIZES = [3, 1, 4, 2, 5, 4, 1, 2]
 
 
 def read(path, **options):
-    return list(read_npz(path, ReadOptions(**options), {}))
+    return list(read_npz(path, ReadOptions(**options), Reading()))
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -24,7 +26,7 @@ def read(path, **options):
 def test_pieces_are_the_whole(tmp_path, make_molecules, monkeypatch, layout, save):
     molecules = make_molecules(SIZES)
     WRITERS[layout](tmp_path / "a.npz", molecules, save=save)
-    monkeypatch.setattr(array_pieces, "MAX_MOLECULES", 3)
+    monkeypatch.setattr(arrays, "MAX_MOLECULES", 3)
     pieces = read(tmp_path / "a.npz")
     assert [piece.rows.tolist() for piece in pieces] == [[0, 1, 2], [3, 4, 5], [6, 7]]
     found = concatenate(pieces)
@@ -41,7 +43,7 @@ def test_a_later_start_gives_the_same_rows(
 ):
     WRITERS[layout](tmp_path / "a.npz", make_molecules(SIZES))
     whole = concatenate(read(tmp_path / "a.npz"))
-    monkeypatch.setattr(array_pieces, "MAX_MOLECULES", 2)
+    monkeypatch.setattr(arrays, "MAX_MOLECULES", 2)
     pieces = read(tmp_path / "a.npz", first_row=first)
     if first >= len(SIZES):
         assert pieces == []
@@ -55,7 +57,7 @@ def test_a_later_start_gives_the_same_rows(
 def test_pieces_are_cut_by_bytes(tmp_path, make_molecules, monkeypatch):
     write_ragged(tmp_path / "a.npz", make_molecules(SIZES, ["energy"]))
     atom_bytes = 8 + 3 * 8  # int64 number and three coordinates
-    monkeypatch.setattr(array_pieces, "MAX_BYTES", 4 * atom_bytes)
+    monkeypatch.setattr(arrays, "MAX_BYTES", 4 * atom_bytes)
     sizes = [piece.n_atoms.tolist() for piece in read(tmp_path / "a.npz")]
     assert sizes == [[3, 1], [4], [2], [5], [4], [1, 2]]
 
@@ -64,13 +66,13 @@ def test_pieces_are_cut_by_bytes(tmp_path, make_molecules, monkeypatch):
 def test_memory_does_not_grow_with_the_file(
     tmp_path, make_molecules, monkeypatch, layout
 ):
-    monkeypatch.setattr(array_pieces, "MAX_MOLECULES", 200)
+    monkeypatch.setattr(arrays, "MAX_MOLECULES", 200)
     peaks = []
     for count in (2000, 8000):
         molecules = make_molecules([4] * count, ["energy", "forces"])
         WRITERS[layout](tmp_path / "a.npz", molecules)
         tracemalloc.start()
-        for _ in read_npz(tmp_path / "a.npz", ReadOptions(), {}):
+        for _ in read_npz(tmp_path / "a.npz", ReadOptions(), Reading()):
             pass
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
@@ -129,6 +131,8 @@ BAD = [
     ({"E": np.array(["a", "b"])}, "E holds <U1, expected numbers"),
     ({"N": np.array([1.0, 1.0])}, r"N is float64 of shape \(2,\), expected one whole"),
     ({"Z": np.array(["He", "Xx"])[:, None]}, "Z holds 'Xx', which is no element"),
+    ({"Z": np.array(["He", "D"])[:, None]}, "Z holds 'D', which is no .*; write H"),
+    ({"Z": np.array(["He", "C_3"])[:, None]}, "Z holds 'C_3', .*; write C"),
     ({"gradient": np.zeros((2, 1, 3)), "F": np.zeros((2, 1, 3))}, "--key forces=F"),
     ({"name": np.array(["a"])}, r"name has shape \(1,\), expected \(2,\)"),
 ]

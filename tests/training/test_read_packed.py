@@ -4,14 +4,16 @@ import shutil
 
 import numpy as np
 import pytest
+from data_files import molecules_of
 from physnet_training.convert import convert
-from physnet_training.packed import PackedDataset
+from physnet_training.packed import PackedDataset, PackedWriter
 from physnet_training.sources import read_packed as module
 from physnet_training.sources.formats import find_format
-from physnet_training.sources.molecules import ReadOptions, concatenate
+from physnet_training.sources.options import Reading, ReadOptions
 from physnet_training.sources.read_packed import read_packed
-from physnet_training.storage.layout import FIELDS
-from physnet_training.writer import PackedWriter
+
+from physnet_ase.molecules import concatenate
+from physnet_ase.quantities import QUANTITIES
 
 SIZES = [3, 1, 4, 2, 5]
 NAMES = ["water", "ion", "", "water", "other"]
@@ -19,8 +21,10 @@ LEVELS = ["low", "high", "low", "", "high"]
 
 
 def read(path, **options):
-    units = {}
-    return concatenate(list(read_packed(path, ReadOptions(**options), units))), units
+    reading = Reading()
+    return concatenate(
+        list(read_packed(path, ReadOptions(**options), reading))
+    ), reading.units
 
 
 @pytest.fixture
@@ -46,21 +50,23 @@ def write(path, molecules, rows=slice(None)):
         for row in np.arange(len(SIZES))[rows]:
             own = slice(ends[row] - SIZES[row], ends[row])
             values = {
-                name: array[own if FIELDS[name].per_atom else slice(row, row + 1)]
+                name: array[own if QUANTITIES[name].per_atom else slice(row, row + 1)]
                 for name, array in molecules["values"].items()
             }
             writer.append(
-                np.array(SIZES[row : row + 1]),
-                values,
-                names=NAMES[row : row + 1],
-                levels=LEVELS[row : row + 1],
+                molecules_of(
+                    np.array(SIZES[row : row + 1]),
+                    values,
+                    names=NAMES[row : row + 1],
+                    levels=LEVELS[row : row + 1],
+                )
             )
 
 
 def same(dataset, molecules):
     for name, wanted in molecules["values"].items():
         found = dataset.take(name, np.arange(len(wanted)))
-        np.testing.assert_array_equal(found, wanted.astype(FIELDS[name].dtype))
+        np.testing.assert_array_equal(found, wanted.astype(QUANTITIES[name].dtype))
     rows = np.arange(len(SIZES))
     for key, words in (("group", NAMES), ("level", LEVELS)):
         known = {"group": dataset.groups, "level": dataset.levels}[key]
@@ -87,7 +93,7 @@ def test_root_of_shards(tmp_path, molecules):
 def test_pieces_are_cut_by_atoms(tmp_path, molecules, monkeypatch):
     write(tmp_path / "one", molecules)
     monkeypatch.setattr(module, "_MAX_ATOMS", 4)
-    pieces = list(read_packed(tmp_path / "one", ReadOptions(first_row=1), {}))
+    pieces = list(read_packed(tmp_path / "one", ReadOptions(first_row=1), Reading()))
     assert [piece.rows.tolist() for piece in pieces] == [[1], [2], [3], [4]]
 
 

@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
+import ase.io
 import numpy as np
 import pytest
 from physnet_training.convert import convert
@@ -179,7 +180,7 @@ def test_two_levels_in_one_file(converted, level):
         assert dataset.groups[one(dataset, "group", row)] == source["name"][row]
     assert one(dataset, "energy", row) == pytest.approx(energy, rel=1e-15)
     assert dataset.labels == {"energy": int(finite.sum())}
-    assert dataset.levels == (level,)
+    assert dataset.levels == (f"{level}/def2-QZVPPD", f"{level}/def2-QZVPP")
 
 
 @pytest.mark.parametrize(("file", "count"), [("states_dft", 1403), ("ladders", 491)])
@@ -194,3 +195,15 @@ def test_states(converted, file, count):
         spins = source["spin_populations"][ends[41] : ends[42]].astype("f4")
         np.testing.assert_array_equal(one(dataset, "spin_populations", 42), spins)
         assert dataset.labels["dipole"] == count
+
+
+def test_negated_forces_of_acetylacetone_are_reported(tmp_path):
+    """A hundred thermal frames, too far apart for finite differences."""
+    frames = ase.io.read(DATA / "acac/train_300K.xyz", index=":100")
+    for atoms in frames:
+        atoms.calc.results["forces"] *= -1
+    ase.io.write(tmp_path / "a.xyz", frames, format="extxyz")
+    report = convert(tmp_path / "a.xyz", tmp_path / "set")
+    found = {v["quantity"]: v for v in report.validation["units"]}["forces"]
+    assert found["verdict"] == "suspicious"
+    assert "the sign is wrong" in found["text"]

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from physnet_training import PackedMemmapLoader
 from physnet_training.convert import convert
 from physnet_training.packed import PackedDataset
-from physnet_training.storage.layout import FIELDS
+
+from physnet_ase.quantities import QUANTITIES
 
 WRITERS = {
     "ragged.npz": write_ragged,
@@ -86,7 +87,7 @@ def test_every_format_gives_the_numbers_back(
     for name, wanted in molecules["values"].items():
         rows = np.arange(len(wanted))
         found = dataset.take(name, rows)
-        precision = 1e-14 if FIELDS[name].dtype == "<f8" else 1e-7
+        precision = 1e-14 if QUANTITIES[name].dtype == "<f8" else 1e-7
         np.testing.assert_allclose(found, wanted, rtol=precision, atol=absolute)
     known = {n: _complete(molecules, n) for n in ("energy", *labels)}
     assert dataset.labels == {n: count for n, count in known.items() if count}
@@ -121,7 +122,7 @@ def test_both_kinds_of_batches_hold_what_is_on_disk(
             whole = name in PER_MOLECULE
             values = molecules["values"].get(name)
             wanted = np.nan if values is None else values[rows if whole else atoms]
-            wanted = np.asarray(wanted, FIELDS[name].dtype)
+            wanted = np.asarray(wanted, QUANTITIES[name].dtype)
             mask = graph.molecule_mask if whole else graph.atom_mask
             if name in fields:
                 np.testing.assert_array_equal(fields[name][mask], wanted)

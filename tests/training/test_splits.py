@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from data_files import molecules_of
 from hypothesis import given
 from hypothesis import strategies as st
-from physnet_training.loading.order import hash_uniform
-from physnet_training.packed import PackedDataset
+from physnet_training.hashing import hash_uniform
+from physnet_training.packed import PackedDataset, PackedWriter
 from physnet_training.train.split import (
     Split,
     geometry_split,
@@ -13,7 +14,6 @@ from physnet_training.train.split import (
     permutation_split,
     split_indices,
 )
-from physnet_training.writer import PackedWriter
 
 
 @given(st.integers(50, 400), st.integers(0, 400), st.integers(0, 2**62))
@@ -108,14 +108,16 @@ def ladders(tmp_path_factory):
     target = tmp_path_factory.mktemp("ladders") / "set"
     with PackedWriter(target) as writer:
         writer.append(
-            np.full(120, 2),
-            {
-                "atomic_numbers": np.tile([8, 1], 120),
-                "positions": positions.reshape(-1, 3),
-                "total_charge": np.tile([0, 1, -1], 40)[order],
-                "spin_multiplicity": np.tile([2, 1, 1], 40)[order],
-            },
-            names=[f"molecule-{g % 5}" for g in geometry],
+            molecules_of(
+                np.full(120, 2),
+                {
+                    "atomic_numbers": np.tile([8, 1], 120),
+                    "positions": positions.reshape(-1, 3),
+                    "total_charge": np.tile([0, 1, -1], 40)[order],
+                    "spin_multiplicity": np.tile([2, 1, 1], 40)[order],
+                },
+                names=[f"molecule-{g % 5}" for g in geometry],
+            )
         )
     return PackedDataset.open(target), geometry
 

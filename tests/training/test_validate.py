@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from physnet_training.auditing.distances import closest_pair, shortest_distances
-from physnet_training.auditing.validate import check_molecules, find_problems
-from physnet_training.sources.molecules import Molecules
+from physnet_training.audit.distances import closest_pair, shortest_distances
+from physnet_training.audit.validate import check_molecules, find_problems
+
+from physnet_ase.molecules import Molecules
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def piece(make_molecules):
         for name, array in made["values"].items()
     }
     values["spin_multiplicity"] = values["spin_multiplicity"].astype(float)
-    return Molecules(np.arange(10, 16), made["n_atoms"], values)
+    return Molecules(made["n_atoms"], values, np.arange(10, 16))
 
 
 FIRST = np.array([0, 3, 7, 9, 12, 17])
@@ -79,7 +80,7 @@ def test_images_count(piece):
         "pbc": np.zeros((6, 3), bool),
         "cell": np.tile(30.0 * np.eye(3), (6, 1, 1)),
     }
-    periodic = Molecules(piece.rows, piece.n_atoms, values)
+    periodic = Molecules(piece.n_atoms, values, piece.rows)
     values["pbc"][2] = True
     assert find_problems(periodic, allow_missing=True) == []
     step = values["positions"][8] - values["positions"][7]

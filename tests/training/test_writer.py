@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from physnet_training import writer as writer_module
-from physnet_training.packed import PackedDataset
-from physnet_training.writer import PackedWriter
+from data_files import batch, molecules_of
+from physnet_training.packed import PackedDataset, PackedWriter
+from physnet_training.packed import writer as writer_module
 
 
 def test_label_that_comes_late_is_missing_before(make_molecules, tmp_path):
@@ -14,7 +14,7 @@ def test_label_that_comes_late_is_missing_before(make_molecules, tmp_path):
     second = make_molecules((1, 4), ["energy", "dipole", "charges"])
     with PackedWriter(tmp_path / "set") as writer:
         for part in (first, second):
-            writer.append(part["n_atoms"], part["values"])
+            writer.append(batch(part))
     dataset = PackedDataset.open(tmp_path / "set")
     dipole = dataset.take("dipole", np.arange(4))
     assert np.isnan(dipole[:2]).all()
@@ -31,7 +31,7 @@ def test_files_without_content_are_not_written(make_molecules, tmp_path):
     part["values"]["dipole"] = np.full((2, 3), np.nan)
     part["values"]["pbc"] = np.zeros((2, 3))
     with PackedWriter(tmp_path / "set") as writer:
-        writer.append(part["n_atoms"], part["values"])
+        writer.append(batch(part))
     names = {path.name for path in (tmp_path / "set").iterdir()}
     assert names == {
         "manifest.json",
@@ -50,10 +50,12 @@ def test_names_and_levels(make_molecules, tmp_path):
     part = make_molecules((2, 3, 2))
     with PackedWriter(tmp_path / "set") as writer:
         writer.append(
-            part["n_atoms"],
-            part["values"],
-            names=["water", "", "hydroxyl"],
-            levels=["B3LYP", "B3LYP", "HF"],
+            molecules_of(
+                part["n_atoms"],
+                part["values"],
+                names=["water", "", "hydroxyl"],
+                levels=["B3LYP", "B3LYP", "HF"],
+            )
         )
     dataset = PackedDataset.open(tmp_path / "set")
     assert dataset.groups == ("water", "hydroxyl")
@@ -66,7 +68,7 @@ def test_too_many_names_are_dropped_and_noted(make_molecules, tmp_path, monkeypa
     monkeypatch.setattr(writer_module, "MAX_GROUPS", 2)
     part = make_molecules((2, 2, 2))
     with PackedWriter(tmp_path / "set") as writer:
-        writer.append(part["n_atoms"], part["values"], names=["a", "b", "c"])
+        writer.append(batch(part, names=["a", "b", "c"]))
     manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
     assert manifest["groups"] == []
     assert "more than 2 distinct names" in manifest["notes"][0]
@@ -78,7 +80,7 @@ def test_more_levels_than_numbers_are_refused(make_molecules, tmp_path):
     levels = [str(number) for number in range(1, 40_001)]
     writer = PackedWriter(tmp_path / "set")
     with pytest.raises(ValueError, match=r"different levels .*'40000.*at most 32767"):
-        writer.append(part["n_atoms"], part["values"], levels=levels)
+        writer.append(batch(part, levels=levels))
     writer.abort()
     assert list(tmp_path.iterdir()) == []
 
@@ -94,7 +96,7 @@ def test_existing_target_is_refused_and_untouched(make_molecules, tmp_path):
 
 def write(target, part, then=lambda writer: None):
     with PackedWriter(target) as writer:
-        writer.append(part["n_atoms"], part["values"])
+        writer.append(batch(part))
         then(writer)
 
 
@@ -122,7 +124,7 @@ def test_target_that_appears_meanwhile_is_not_replaced(make_molecules, tmp_path)
     [
         ({"forces": np.zeros((4, 3))}, r"forces has shape \(4, 3\), expected \(5, 3\)"),
         ({"energy": np.zeros(1)}, r"energy has shape \(1,\), expected \(2,\)"),
-        ({"weights": np.zeros(2)}, r"unknown arrays \['weights'\]"),
+        ({"weights": np.zeros(2)}, "unknown quantity 'weights'"),
     ],
 )
 def test_wrong_arrays_are_named_and_leave_nothing(

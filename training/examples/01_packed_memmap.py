@@ -16,8 +16,9 @@ import numpy as np
 from ase.build import molecule
 from physnet_training import PackedMemmapLoader, split_loader
 from physnet_training.convert import convert
-from physnet_training.packed import PackedDataset
-from physnet_training.writer import PackedWriter
+from physnet_training.packed import PackedDataset, PackedWriter
+
+from physnet_ase.molecules import Molecules
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "states_dft" / "states_dft.npz"
 
@@ -27,17 +28,9 @@ def write_own_arrays(target: Path) -> None:
     water = molecule("H2O")
     with PackedWriter(target) as writer:  # under its name only when complete
         for charge, multiplicity, energy in ((0, 1, -2077.0), (1, 2, -2064.5)):
-            writer.append(
-                n_atoms=np.array([3]),
-                values={
-                    "atomic_numbers": water.numbers,
-                    "positions": water.positions,  # Å
-                    "energy": np.array([energy]),  # eV, made up
-                    "total_charge": np.array([charge]),  # e
-                    "spin_multiplicity": np.array([multiplicity]),  # 2S+1
-                },
-                names=["water"],
-            )
+            water.info = {"charge": charge, "spin_multiplicity": multiplicity}
+            one = Molecules.from_atoms([water])
+            writer.append(one.with_values(energy=np.array([energy])))  # eV, made up
     dataset = PackedDataset.open(target)
     print(f"{target.name}: {len(dataset)} molecules, labels {dataset.labels}")
 

@@ -6,16 +6,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from physnet_training.auditing.audit import AuditProgress
+from physnet_training.audit.audit import OnAudit
 from physnet_training.conversion.assemble import assemble
-from physnet_training.conversion.intake import POLICIES, Policy
-from physnet_training.conversion.job import Job, Source, Workspace
-from physnet_training.conversion.options import read_options_from
-from physnet_training.conversion.processes import convert_sources
-from physnet_training.conversion.source_report import ConversionReport, SourceReport
+from physnet_training.conversion.check import POLICIES, Policy
+from physnet_training.conversion.job import Job, Source, read_options_from
+from physnet_training.conversion.pool import convert_sources
+from physnet_training.conversion.report import ConversionReport, SourceReport
+from physnet_training.conversion.workspace import Workspace
 from physnet_training.sources.formats import find_format
 
-Progress = Callable[[Path, int], None]
+OnProgress = Callable[[Path, int], None]
 """Called with the source and the number of molecules written so far."""
 _SMALL = 64 << 20  # bytes of sources that are not worth starting processes
 
@@ -28,7 +28,7 @@ def convert(
     workers: int | None = None,
     on_invalid: Policy = "error",
     append: bool = False,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
     **options: Any,
 ) -> ConversionReport:
     """Convert one or several sources to one packed dataset.
@@ -51,7 +51,7 @@ def convert(
         append: Add shards to the existing root of shards ``target``.
         on_progress: Called after each piece that was read.
         **options: Fields of ``ReadOptions``: ``energy_unit``, ``length_unit``,
-            ``force_unit``, ``dipole_unit``, ``keys``, ``where``, ``level``,
+            ``force_unit``, ``dipole_unit``, ``keys``, ``ignore``, ``where``, ``level``,
             ``allow_missing``, ``assume_multiplicity``.
 
     Returns:
@@ -80,8 +80,8 @@ def convert(
 def run_job(
     job: Job,
     *,
-    on_progress: Progress | None = None,
-    on_audit: AuditProgress | None = None,
+    on_progress: OnProgress | None = None,
+    on_audit: OnAudit | None = None,
 ) -> ConversionReport:
     """``convert`` for sources that have options of their own.
 
@@ -105,9 +105,9 @@ def run_job(
     workspace = Workspace(job)
     try:
         with workspace.open():
-            reports = convert_sources(workspace, _workers(job), progress)
-            _check_used(job, reports)
-            return assemble(workspace, reports, on_audit)
+            convert_sources(workspace, _workers(job), progress)
+            _check_used(job, workspace.reports())
+            return assemble(workspace, on_audit)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -175,8 +175,19 @@ def _workers(job: Job) -> int:
 
 
 def _check_used(job: Job, reports: list[SourceReport]) -> None:
-    """A unit given for something that no source holds is a mistake."""
+    """What is said of something that no source holds is a mistake.
+
+    Raises:
+        ValueError: A unit or a key to ignore was given in vain.
+    """
     seen = {quantity for report in reports for quantity in report.units}
     asked = any(source.options.dipole_unit for source in job.sources)
     if asked and "dipole" not in seen:
         raise ValueError("--dipole-unit was given but no source holds dipoles")
+    ignored = {key for report in reports for key in report.ignored}
+    wanted = {key for source in job.sources for key in source.options.ignore}
+    if wanted - ignored:
+        raise ValueError(
+            f"--ignore {min(wanted - ignored)}: no source holds such a key; leave it "
+            "out or correct its name"
+        )

@@ -3,7 +3,7 @@
 import typer
 
 from physnet_ase.commands.plain_errors import plain_errors
-from physnet_training.auditing.command import inspect
+from physnet_training.audit.command import inspect
 from physnet_training.conversion.command import convert
 
 data_app = typer.Typer()

@@ -1,1 +1,1 @@
-"""From sources to a packed dataset: pieces, policies, processes, assembly."""
+"""From sources to a packed dataset: read → check → write, several sources at a time."""

@@ -38,6 +38,10 @@ _Key = Annotated[
     list[str] | None,
     _content("FIELD=NAME: take this field from that key; repeatable."),
 ]
+_Ignore = Annotated[
+    list[str] | None,
+    _content("NAME: leave this key out, though it looks like a label; repeatable."),
+]
 _Where = Annotated[
     list[str] | None, _content("KEY=VALUE: keep only such molecules; repeatable.")
 ]
@@ -85,6 +89,7 @@ def convert(
     force_unit: _Force = None,
     dipole_unit: _Dipole = None,
     key: _Key = None,
+    ignore: _Ignore = None,
     where: _Where = None,
     level: _Level = None,
     allow_missing: _AllowMissing = False,
@@ -103,7 +108,7 @@ def convert(
     from rich.console import Console
 
     from physnet_training.conversion.display import ConversionBar, report_lines
-    from physnet_training.conversion.options import make_job
+    from physnet_training.conversion.job import make_job
     from physnet_training.convert import count_molecules, run_job
 
     if len(paths) < 2:
@@ -115,6 +120,7 @@ def convert(
         "force_unit": force_unit,
         "dipole_unit": dipole_unit,
         "keys": _pairs("--key", key),
+        "ignore": tuple(ignore or ()),
         "where": _pairs("--where", where),
         "level": level,
         "allow_missing": allow_missing or None,

@@ -16,8 +16,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from physnet_training.auditing.report import audit_lines
-from physnet_training.conversion.source_report import ConversionReport, SourceReport
+from physnet_training.audit.report import audit_lines
+from physnet_training.conversion.report import ConversionReport, SourceReport
 
 _QUIET_SECONDS = 10.0
 """Between two lines where there is no terminal."""
@@ -119,6 +119,9 @@ def _source_lines(source: SourceReport) -> Iterator[str]:
         yield f"{quantity}: {unit}"
     for note in source.notes:
         yield f"note: {note}"
+    for what, keys in (("not used", source.unused), ("ignored", source.ignored)):
+        if keys:
+            yield f"{what}: {', '.join(keys)}"
     for number, what in (
         (source.num_skipped, "left out"),
         (source.num_kept, "kept, broken labels missing"),

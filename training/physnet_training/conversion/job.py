@@ -1,28 +1,28 @@
-"""A conversion as it was asked for, and the hidden folder in which it is made."""
+"""A conversion as it was asked for, from Python, a TOML file and the command line."""
 
-import json
-import logging
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from physnet_ase import __version__
-from physnet_training.conversion.intake import Policy
-from physnet_training.sources.molecules import ReadOptions
-from physnet_training.storage.durable import write_json
-from physnet_training.storage.locking import locked
+from pydantic import TypeAdapter, ValidationError
 
-_log = logging.getLogger(__name__)
+from physnet_ase import __version__
+from physnet_training.conversion.check import Policy
+from physnet_training.sources.keys import sought
+from physnet_training.sources.options import ReadOptions
 
 SHARD_MOLECULES = 1_000_000
 """Most molecules of a shard, unless the user says otherwise."""
+READ_OPTIONS = tuple(f.name for f in fields(ReadOptions) if f.name != "first_row")
+"""What can be said of a source."""
+JOB_OPTIONS = ("on_invalid", "shard_molecules", "workers")
+"""What can be said of a conversion as a whole."""
+_MERGED = ("keys", "where")  # tables: entries of both places hold, as of ignore
 _STAMP = ("bytes", "modified_ns")  # of a source
-MIN_KEPT = 10_000
-"""After an error fewer finished molecules than these, and no whole shard, are not worth
-a folder that the user has to know about."""
 
 
 @dataclass(frozen=True)
@@ -60,126 +60,94 @@ class Job:
         return self.shard_molecules or SHARD_MOLECULES
 
 
-class Workspace:
-    """The hidden folder ``.NAME.partial`` next to the target.
+def read_options_from(options: Mapping[str, Any]) -> ReadOptions:
+    """Check what the user says about a source.
 
-    ``source-00000/piece-00000/`` and so on are finished packed directories;
-    ``source-00000/done.json`` says that a source is read to its end.
+    Raises:
+        TypeError: An unknown option.
+        ValueError: An unknown quantity in ``keys``, or a wrong value.
+    """
+    unknown = sorted(set(options) - set(READ_OPTIONS))
+    if unknown:
+        raise TypeError(
+            f"unknown options {unknown}; known: {', '.join(sorted(READ_OPTIONS))}"
+        )
+    given = {name: value for name, value in options.items() if value is not None}
+    if given.get("assume_multiplicity") not in (None, "lowest"):
+        raise ValueError(
+            "assume_multiplicity must be 'lowest' or left out, got "
+            f"{given['assume_multiplicity']!r}"
+        )
+    try:
+        chosen = TypeAdapter(ReadOptions).validate_python(given)
+    except ValidationError as error:
+        places = [
+            ".".join(map(str, p["loc"])) + f": {p['msg']}" for p in error.errors()
+        ]
+        raise ValueError("; ".join(places)) from error
+    known = (*sought(), "level")
+    wrong = sorted(set(chosen.keys) - set(known))
+    if wrong:
+        near = difflib.get_close_matches(wrong[0], known, n=3)
+        raise ValueError(
+            f"keys: unknown quantities {wrong}; "
+            f"{'similar' if near else 'known'}: {', '.join(near or known)}"
+        )
+    return chosen
+
+
+def make_job(
+    sources: Sequence[Path],
+    target: Path,
+    given: Mapping[str, Any],
+    *,
+    file: Path | None = None,
+    append: bool = False,
+) -> Job:
+    """A conversion as a file of options and the command line describe it.
+
+    A file has the names in ``READ_OPTIONS`` and ``JOB_OPTIONS`` as keys, and any number
+    of tables ``[[source]]`` with a pattern ``match`` and options for the sources whose
+    path or name matches; what comes later wins, the command line last.
 
     Args:
-        job: The conversion.
+        sources: In the order of the dataset.
+        target: The directory to make, or to append to.
+        given: What the command line says; None and empty tables are not said.
+        file: A TOML file of options.
+        append: Add shards to the target.
 
-    Attributes:
-        path: The folder.
-        lock: Descriptor of the lock file while the folder is open.
+    Raises:
+        ValueError: The file is damaged, a key is unknown, a value is wrong, or a
+            pattern matches no source.
     """
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.lock = -1
-        self.path = job.target.parent / f".{job.target.name}.partial"
-
-    @contextmanager
-    def open(self) -> Iterator["Workspace"]:
-        """Claim the folder; leave nothing behind but pieces that are worth keeping.
-
-        Raises:
-            ValueError: It holds the finished pieces of another command, or another
-                process is working in it.
-        """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with locked(self.path / "lock", self.job.target) as self.lock:
-            self._refuse_others()
-            try:
-                self._tidy()
-                yield self
-            except (Exception, KeyboardInterrupt):
-                self._leave()
-                raise
-            shutil.rmtree(self.path)
-
-    @property
-    def assembled(self) -> Path:
-        """The folder in which the shards are put together."""
-        return self.path / "assembled"
-
-    @property
-    def plan_file(self) -> Path:
-        """Which pieces make which shard; there once all sources are read."""
-        return self.path / "shards.json"
-
-    @property
-    def _job_file(self) -> Path:
-        """The command that this folder belongs to."""
-        return self.path / "job.json"
-
-    def source(self, index: int) -> Path:
-        """The folder of a source."""
-        return self.path / f"source-{index:05d}"
-
-    def _leave(self) -> None:
-        """After an error: keep what is worth it, and say so."""
-        finished = sum(
-            json.loads(manifest.read_text(encoding="utf-8"))["num_molecules"]
-            for manifest in self.path.glob("*/*/manifest.json")
-        )
-        # What was appended already must not be appended again by the next attempt.
-        publishing = self.job.append and self.plan_file.exists()
-        if finished < min(self.job.piece_molecules, MIN_KEPT) and not publishing:
-            shutil.rmtree(self.path, ignore_errors=True)
-            return
-        _log.warning(
-            "%d molecules are finished and stay in %s: the same command goes on "
-            "behind them; remove the folder to start anew",
-            finished,
-            self.path,
-        )
-
-    def _refuse_others(self) -> None:
-        """Only the command that made the pieces may use them."""
-        if not self._holds_something():
-            return
-        found = json.loads(self._job_file.read_text(encoding="utf-8"))
-        wanted = describe(self.job)
-        changed = []
-        if not self.plan_file.exists():
-            changed = _accept_corrections(found, wanted)
-        different = _differences(found, wanted)
-        if different:
+    content = {} if file is None else _load(file)
+    sections = content.pop("source", [])
+    said = {name: value for name, value in given.items() if value not in (None, {}, ())}
+    made = []
+    for path in sources:
+        options: dict[str, Any] = {}
+        matching = [s for s in sections if _matches(path, s["match"])]
+        for layer in (content, *matching, said):
+            for name in set(READ_OPTIONS) & set(layer):
+                merged = name in _MERGED and isinstance(layer[name], dict)
+                old = options.get(name, {}) if merged else {}
+                options[name] = {**old, **layer[name]} if merged else layer[name]
+        ignored = [layer.get("ignore", ()) for layer in (content, *matching, said)]
+        options["ignore"] = tuple(dict.fromkeys(key for one in ignored for key in one))
+        try:
+            made.append(Source(path, read_options_from(options)))
+        except ValueError as error:
+            raise ValueError(f"{file or 'options'}: {error}") from error
+    for section in sections:
+        if not any(_matches(path, section["match"]) for path in sources):
             raise ValueError(
-                f"{self.path} holds the unfinished conversion of another command to "
-                f"{self.job.target}: {'; '.join(different)}. Run that command again to "
-                f"finish it, or remove {self.path} to start anew"
+                f"{file}: [[source]] match = {section['match']!r} matches none of the "
+                f"sources {', '.join(map(str, sources))}"
             )
-        for index in changed:
-            shutil.rmtree(self.source(index), ignore_errors=True)
-
-    def _tidy(self) -> None:
-        """Remove what nobody can use."""
-        if not self._holds_something():
-            self.plan_file.unlink(missing_ok=True)
-            for folder in self.path.glob("*/"):
-                shutil.rmtree(folder)
-        for unfinished in (*self.path.glob("*/.*"), *self.path.glob(".*")):
-            shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink()
-        write_json(self._job_file, describe(self.job))
-
-    def _holds_something(self) -> bool:
-        """Whether there is work of an earlier run that can be used."""
-        if not self._job_file.exists():
-            return False
-        if not self.plan_file.exists():
-            return any(self.path.glob("*/*/manifest.json"))
-        plan = json.loads(self.plan_file.read_text(encoding="utf-8"))
-        # Else its shards were published, and removed since.
-        return all(self._is_there(shard) for shard in plan["shards"])
-
-    def _is_there(self, shard: dict[str, Any]) -> bool:
-        places = [self.assembled / shard["name"]]
-        if self.job.append:
-            places.append(self.job.target / shard["name"])
-        pieces = [self.path / piece["folder"] for piece in shard["pieces"]]
-        return any(p.exists() for p in places) or all(p.exists() for p in pieces)
+    whole = {name: content[name] for name in JOB_OPTIONS if name in content}
+    whole |= {name: said[name] for name in JOB_OPTIONS if name in said}
+    return Job(tuple(made), target, append=append, **whole)
 
 
 def describe(job: Job) -> dict[str, Any]:
@@ -190,24 +158,17 @@ def describe(job: Job) -> dict[str, Any]:
         "on_invalid": job.on_invalid,
         "append": job.append,
         "sources": [
-            {**_stamp(source.path), **asdict(source.options)} for source in job.sources
+            {
+                **_stamp(source.path),
+                **asdict(source.options),
+                "ignore": list(source.options.ignore),
+            }
+            for source in job.sources
         ],
     }
 
 
-def _stamp(path: Path) -> dict[str, Any]:
-    """What tells whether a source is still the same, without reading it."""
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    stats = [file.stat() for file in files if file.is_file()]
-    sizes = sum(stat.st_size for stat in stats)
-    times = max((stat.st_mtime_ns for stat in stats), default=0)
-    return {
-        "path": str(path.resolve()),
-        **dict(zip(_STAMP, (sizes, times), strict=True)),
-    }
-
-
-def _accept_corrections(found: dict[str, Any], wanted: dict[str, Any]) -> list[int]:
+def accept_corrections(found: dict[str, Any], wanted: dict[str, Any]) -> list[int]:
     """Overlook what people change after an error, as far as finished pieces allow it.
 
     A piece without an invalid molecule suits every policy.
@@ -227,7 +188,7 @@ def _accept_corrections(found: dict[str, Any], wanted: dict[str, Any]) -> list[i
     return changed
 
 
-def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """What differs between two descriptions, in words."""
     paths = [[source["path"] for source in d["sources"]] for d in (found, wanted)]
     if paths[0] != paths[1]:
@@ -244,3 +205,52 @@ def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
             if old.get(key) != value
         ]
     return lines
+
+
+def _stamp(path: Path) -> dict[str, Any]:
+    """What tells whether a source is still the same, without reading it."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    stats = [file.stat() for file in files if file.is_file()]
+    sizes = sum(stat.st_size for stat in stats)
+    times = max((stat.st_mtime_ns for stat in stats), default=0)
+    return {
+        "path": str(path.resolve()),
+        **dict(zip(_STAMP, (sizes, times), strict=True)),
+    }
+
+
+def _load(file: Path) -> dict[str, Any]:
+    """The content of a file of options, its keys checked."""
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not valid TOML: {error}") from error
+    _check_keys(file, content, {*READ_OPTIONS, *JOB_OPTIONS, "source"})
+    for name in ("shard_molecules", "workers"):
+        if not isinstance(content.get(name, 1), int):
+            raise ValueError(
+                f"{file}: {name} must be a whole number, got {content[name]!r}"
+            )
+    sections = content.get("source", [])
+    if not isinstance(sections, list):
+        raise ValueError(f"{file}: write [[source]] with two brackets on each side")
+    for section in sections:
+        _check_keys(file, section, {*READ_OPTIONS, "match"})
+        if not isinstance(section.get("match"), str):
+            raise ValueError(
+                f"{file}: each [[source]] needs match = 'PATTERN', such as '*.xyz'"
+            )
+    return content
+
+
+def _check_keys(file: Path, table: Mapping[str, Any], known: set[str]) -> None:
+    unknown = sorted(set(table) - known)
+    if unknown:
+        raise ValueError(
+            f"{file}: unknown keys {', '.join(unknown)}; known: "
+            f"{', '.join(sorted(known))}"
+        )
+
+
+def _matches(path: Path, pattern: str) -> bool:
+    return fnmatch(str(path), pattern) or fnmatch(path.name, pattern)

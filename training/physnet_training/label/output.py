@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from physnet_ase.molecules import Molecules
 from physnet_ase.quantities import QUANTITIES, labels
 from physnet_training.label.journal import JOURNAL, read_labels
-from physnet_training.writer import PackedWriter
+from physnet_training.packed import PackedWriter
 
 Array = NDArray[Any]
 Line = Mapping[str, Any]
@@ -99,7 +99,7 @@ def write_labels(
     with PackedWriter(target) as writer:
         remaining = watched()
         while chunk := list(islice(remaining, _CHUNK)):
-            _append(writer, as_molecules(chunk, level))
+            writer.append(as_molecules(chunk, level))
         writer.provenance.append({**provenance, "residuals": residuals.summary()})
     return residuals.summary()
 
@@ -168,13 +168,3 @@ def _rows(name: str, value: Any, num_atoms: int) -> Array:
         fill = 0.0 if name == "cell" else quantity.fill
         return np.full(shape, fill)
     return np.reshape(value, shape)
-
-
-def _append(writer: PackedWriter, molecules: Molecules) -> None:
-    """Hand a batch to the writer of packed datasets."""
-    writer.append(
-        molecules.n_atoms,
-        molecules.values,
-        names=molecules.names,
-        levels=molecules.levels,
-    )

@@ -7,7 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from physnet_ase.graph import Capacity, Graph, build_graph, needed_capacity
+from physnet_ase.graph import (
+    Capacity,
+    Graph,
+    build_graph,
+    needed_capacity,
+    size_class,
+)
 from physnet_ase.molecules import Molecules
 from physnet_ase.neighbors import (
     every_ordered_pair,
@@ -19,7 +25,7 @@ from physnet_ase.neighbors import (
 from physnet_ase.quantities import QUANTITIES, trained
 from physnet_training.loading.shapes import choose_shapes
 from physnet_training.packed import PackedDataset
-from physnet_training.storage.shard import parts
+from physnet_training.packed.reader import parts
 
 Array = NDArray[Any]
 logger = logging.getLogger(__name__)
@@ -85,6 +91,7 @@ def read_batches(
     molecules = Molecules(
         dataset.n_atoms[ascending].astype(np.int32, copy=False), values, ascending
     )
+    dataset.check(molecules)
     return molecules, np.split(place, np.cumsum([len(b) for b in batches])[:-1])
 
 
@@ -227,6 +234,7 @@ class GraphBatches:
         # Open molecules have all pairs i < j as long ones, periodic ones have none; a
         # mixture is sized as if all had them.
         self._long = 0.5
+        self._waves = 0  # k-vectors of a periodic molecule
         self._sample_sizes = np.zeros(0)
         if self._estimated:
             self._sample(indices)
@@ -252,7 +260,7 @@ class GraphBatches:
         if self._periodic and self.processes > 1:
             self.shapes = [worst]  # a choice would need the others' positions
             return
-        needs = np.array([self.need(batch)[1:] for batch in batches], np.float64)
+        needs = np.array([self.need(batch)[1:4] for batch in batches], np.float64)
         margin = _PAIR_MARGIN if self._estimated else 1.0
         self.shapes = choose_shapes(needs, worst, pair_margin=margin)
 
@@ -265,7 +273,7 @@ class GraphBatches:
             neighbors = near if self._periodic else np.minimum(neighbors, near)
         long_pairs = self._long * (n @ (n - 1))
         pairs = int(np.ceil(n @ neighbors))
-        return Capacity(self.slots, int(n.sum()), pairs, int(long_pairs))
+        return Capacity(self.slots, int(n.sum()), pairs, int(long_pairs), self._waves)
 
     def build(
         self,
@@ -311,7 +319,9 @@ class GraphBatches:
                 return shape
         if self.processes > 1 and self.shapes[-1].holds(need):
             return self.shapes[-1]
-        grown = Capacity(self.slots, *(int(np.ceil(1.2 * n)) + 1 for n in need[1:]))
+        atoms, pairs, long = (int(np.ceil(1.2 * n)) + 1 for n in need[1:4])
+        waves = max(need.k_vectors, self._waves)
+        grown = Capacity(self.slots, atoms, pairs, long, waves)
         if self.processes > 1:
             raise ValueError(
                 f"{self.dataset.path}: a batch needs {need}, the largest shape is "
@@ -339,6 +349,8 @@ class GraphBatches:
         pairs = find_pairs(found, cutoff if self.cutoff is not None else None)
         if found.periodic.all():
             self._long = 0.0
+        if pairs.waves is not None:
+            self._waves = size_class(pairs.waves.shape[1], ratio=1.3)
         owner = found.owner[pairs.receivers]
         near = np.bincount(owner, minlength=len(found)) / found.n_atoms
         self._crowded = float(near.max())

@@ -376,6 +376,15 @@ class PackedMemmapLoader:
         self._cutoff = cutoff
         return self._walk_graphs(builder)
 
+    def graph_of(self, molecules: Molecules, cutoff: float | None) -> Graph:
+        """The padded graph of molecules from elsewhere, in this loader's shapes.
+
+        Args:
+            molecules: At most ``batch_size``, with whole states.
+            cutoff: As for ``graphs``.
+        """
+        return self._builder(cutoff).build(molecules, None)
+
     def _walk_graphs(self, builder: GraphBatches) -> Iterator[Graph]:
         several = self.process_count > 1
         for step in self._walk.steps(builder.names, whole_states=True):

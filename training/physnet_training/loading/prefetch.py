@@ -148,6 +148,9 @@ class Feed:
         loader: Nobody else may use it meanwhile, but for looking up molecules.
         cutoff: Of the graphs, in Å.
         transform: Applied to each graph in the thread.
+        extra: Gives the graph of a batch that does not come from the loader, or None,
+            from the batch's number.
+        first: Number of the first batch.
 
     Attributes:
         position: Loader state behind the batches handed out so far.
@@ -160,6 +163,9 @@ class Feed:
         loader: PackedMemmapLoader,
         cutoff: float | None,
         transform: Callable[[Graph], Any],
+        *,
+        extra: Callable[[int], Graph | None] = lambda number: None,
+        first: int = 0,
     ) -> None:
         self.position = loader.state()
         self.waited = 0.0
@@ -169,7 +175,8 @@ class Feed:
         def finish(batch: Batch) -> Batch:
             return batch._replace(graph=transform(batch.graph))
 
-        self._batches = Prefetched(_endless(loader, cutoff), finish)
+        batches = _endless(loader, cutoff, extra, first)
+        self._batches = Prefetched(batches, finish)
 
     def __enter__(self) -> "Feed":
         return self
@@ -198,10 +205,19 @@ class Feed:
         return batch
 
 
-def _endless(loader: PackedMemmapLoader, cutoff: float | None) -> Iterator[Batch]:
+def _endless(
+    loader: PackedMemmapLoader,
+    cutoff: float | None,
+    extra: Callable[[int], Graph | None],
+    number: int,
+) -> Iterator[Batch]:
     while True:
         before = loader.state()
         for graph in loader.graphs(cutoff):
             after = loader.state()
+            while (other := extra(number)) is not None:
+                yield Batch(other, before["epoch"], before["index"], before)
+                number += 1
             yield Batch(graph, before["epoch"], before["index"], after)
+            number += 1
             before = after

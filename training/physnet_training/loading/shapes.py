@@ -62,16 +62,17 @@ def _shapes(limits: Array, worst: Capacity) -> list[Capacity]:
     limits = limits.copy()
     limits[-1] *= _HEADROOM
     limits[:, 0] += 1
-    sized = np.minimum(np.ceil(limits), worst[1:]).astype(int)
+    sized = np.minimum(np.ceil(limits), worst[1:4]).astype(int)
     found = [
-        Capacity(worst.molecules, *row) for row in np.unique(sized, axis=0).tolist()
+        Capacity(worst.molecules, row[0], row[1], row[2], worst.k_vectors)
+        for row in np.unique(sized, axis=0).tolist()
     ]
     return [shape for shape in found if shape != worst] + [worst]
 
 
 def atom_waste(batches: Array, shapes: list[Capacity]) -> float:
     """Fraction of the atom slots that hold no atom, each batch in its first fit."""
-    capacities = np.array(shapes, dtype=np.float64)[:, 1:]
+    capacities = np.array(shapes, dtype=np.float64)[:, 1:4]
     holds = np.all(batches[:, None, :] <= capacities, axis=2)
     holds[:, -1] = True
     slots = capacities[np.argmax(holds, axis=1), 0].sum()

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from physnet_training.sources.molecules import Molecules, ReadOptions
+from physnet_ase.molecules import Molecules
+from physnet_training.sources.options import Reading, ReadOptions
 from physnet_training.sources.read_ase import (
     count_database,
     count_trajectory,
@@ -12,15 +13,14 @@ from physnet_training.sources.read_ase import (
     read_trajectory,
 )
 from physnet_training.sources.read_deepmd import count_deepmd, is_deepmd, read_deepmd
-from physnet_training.sources.read_extxyz import read_extxyz
+from physnet_training.sources.read_extxyz import COMPRESSIONS, read_extxyz
 from physnet_training.sources.read_hdf5 import count_hdf5, read_hdf5
 from physnet_training.sources.read_npz import count_npz, read_npz
 from physnet_training.sources.read_packed import count_packed, is_packed, read_packed
 
-Reader = Callable[[Path, ReadOptions, dict[str, str]], Iterator[Molecules]]
-"""Yields the molecules of a source in pieces of bounded size, rows ascending, only
-those from ``ReadOptions.first_row`` on; puts into the dictionary quantity -> the unit
-taken and how it is known."""
+Reader = Callable[[Path, ReadOptions, Reading], Iterator[Molecules]]
+"""Yields the molecules of a source in batches of bounded size, rows ascending, only
+those from ``ReadOptions.first_row`` on; notes what it takes and leaves."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,12 @@ ENDINGS: dict[str, Format] = {
     ".npz": _NPZ,
     ".xyz": _EXTXYZ,
     ".extxyz": _EXTXYZ,
-    ".xyz.gz": _EXTXYZ,
-    ".extxyz.gz": _EXTXYZ,
+    **{f".xyz{packing}": _EXTXYZ for packing in COMPRESSIONS},
+    **{f".extxyz{packing}": _EXTXYZ for packing in COMPRESSIONS},
     ".traj": _TRAJECTORY,
     ".db": _DATABASE,
     ".json": _DATABASE,
+    ".aselmdb": _DATABASE,
     ".h5": _HDF5,
     ".hdf5": _HDF5,
 }

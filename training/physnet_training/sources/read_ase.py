@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase import Atoms
+from ase.io.formats import UnknownFileTypeError
 from ase.io.trajectory import Trajectory
 
-from physnet_training.sources.ase_frames import FrameReader, join_frames
-from physnet_training.sources.molecules import Molecules, ReadOptions
+from physnet_ase.molecules import Molecules
+from physnet_training.sources.frames import Frame, FrameReader, join_frames
+from physnet_training.sources.options import Reading, ReadOptions
 
 if TYPE_CHECKING:
     from ase.db.row import AtomsRow
@@ -26,38 +28,39 @@ _DAMAGE = (
     TypeError,
     AttributeError,
     sqlite3.Error,
+    UnknownFileTypeError,
     JSONDecodeError,
 )
 _AT_ONCE = 1000  # database rows held in memory
 
 
 def read_trajectory(
-    path: Path, options: ReadOptions, units: dict[str, str]
+    path: Path, options: ReadOptions, reading: Reading
 ) -> Iterator[Molecules]:
-    """Frames of an ASE trajectory (``.traj``), in pieces.
+    """Frames of an ASE trajectory (``.traj``), in batches.
 
     Args:
         path: The file.
         options: What the user says; without it, units are ASE's (eV, Å, e·Å).
-        units: Receives quantity -> the unit taken and why.
+        reading: Receives what was taken and left.
 
     Raises:
         ValueError: The file is damaged, a key is missing, keys contradict, or a shape
             is wrong; the message names the frame, counted from 0.
     """
-    return join_frames(_trajectory_frames(path, options, units))
+    return join_frames(_trajectory_frames(path, options, reading))
 
 
 def read_database(
-    path: Path, options: ReadOptions, units: dict[str, str]
+    path: Path, options: ReadOptions, reading: Reading
 ) -> Iterator[Molecules]:
-    """Rows of an ASE database (``.db``, ``.json``) by ascending id, in pieces.
+    """Rows of an ASE database (``.db``, ``.json``) by ascending id, in batches.
 
     Charge, multiplicity and further labels are looked for among the key-value pairs and
     in the data of a row. Arguments and errors as for ``read_trajectory``; ``where``
     compares key-value pairs, data and ``id``.
     """
-    return join_frames(_database_frames(path, options, units))
+    return join_frames(_database_frames(path, options, reading))
 
 
 def count_trajectory(path: Path) -> int | None:
@@ -79,9 +82,9 @@ def count_database(path: Path) -> int | None:
 
 
 def _trajectory_frames(
-    path: Path, options: ReadOptions, units: dict[str, str]
+    path: Path, options: ReadOptions, reading: Reading
 ) -> Iterator[Molecules | None]:
-    reader, row = FrameReader(options, units), options.first_row
+    reader, row = FrameReader(options, reading), options.first_row
     try:
         trajectory = Trajectory(path)
     except _DAMAGE as error:
@@ -93,13 +96,13 @@ def _trajectory_frames(
             except _DAMAGE as error:
                 place = f"frame {row} (0-based): {error}"
                 raise _unreadable(path, "trajectory", place) from error
-            yield _read(reader, path, row, frame=(atoms, {}))
+            yield _read(reader, path, Frame(row, atoms))
 
 
 def _database_frames(
-    path: Path, options: ReadOptions, units: dict[str, str]
+    path: Path, options: ReadOptions, reading: Reading
 ) -> Iterator[Molecules | None]:
-    reader, row = FrameReader(options, units), options.first_row
+    reader, row = FrameReader(options, reading), options.first_row
     while True:
         try:
             _check_database(path)
@@ -110,8 +113,8 @@ def _database_frames(
         except _DAMAGE as error:
             place = f"row {row} (0-based) or after: {error}"
             raise _unreadable(path, "database", place) from error
-        for frame in frames:
-            yield _read(reader, path, row, frame=frame)
+        for atoms in frames:
+            yield _read(reader, path, Frame(row, atoms))
             row += 1
         if len(frames) < _AT_ONCE:
             return
@@ -121,11 +124,19 @@ def _connect(path: Path) -> Any:
     """Open a database; imported here, because it brings half a second of SciPy."""
     from ase.db import connect
 
+    if path.suffix.lower() == ".aselmdb":
+        try:
+            return connect(path, type="aselmdb", readonly=True, use_lock_file=False)
+        except ImportError as error:
+            raise ValueError(
+                f"reading .aselmdb needs the package ase-db-backends ({error}); "
+                "install it, or write the rows to a .db or .extxyz file"
+            ) from error
     return connect(path, use_lock_file=False)
 
 
-def _row_content(row: "AtomsRow") -> tuple[Atoms, dict[str, Any]]:
-    """Atoms with results, and what else the row says.
+def _row_content(row: "AtomsRow") -> Atoms:
+    """Atoms with results; what else the row says is their information.
 
     Raises:
         ValueError: Key-value pairs and data contradict each other.
@@ -140,7 +151,9 @@ def _row_content(row: "AtomsRow") -> tuple[Atoms, dict[str, Any]]:
                 f"the data of id {row.id}"
             )
         said[key] = value
-    return row.toatoms(), said
+    atoms: Atoms = row.toatoms()
+    atoms.info.update(said)
+    return atoms
 
 
 def _check_database(path: Path) -> None:
@@ -153,13 +166,11 @@ def _check_database(path: Path) -> None:
             raise ValueError("it holds no table of systems")
 
 
-def _read(
-    reader: FrameReader, path: Path, row: int, *, frame: tuple[Atoms, dict[str, Any]]
-) -> Molecules | None:
+def _read(reader: FrameReader, path: Path, frame: Frame) -> Molecules | None:
     try:
-        return reader.read(row, *frame)
+        return reader.read(frame)
     except ValueError as error:
-        raise ValueError(f"{path}: molecule {row} (0-based): {error}") from error
+        raise ValueError(f"{path}: molecule {frame.row} (0-based): {error}") from error
 
 
 def _unreadable(path: Path, kind: str, what: str) -> ValueError:

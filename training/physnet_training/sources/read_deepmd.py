@@ -16,10 +16,14 @@ import numpy as np
 from ase.data import atomic_numbers as NUMBER_OF
 from numpy.typing import NDArray
 
-from physnet_training.sources.array_pieces import read_pieces
-from physnet_training.sources.array_table import ArrayTable, Definition
-from physnet_training.sources.array_values import Rows
-from physnet_training.sources.molecules import Molecules, ReadOptions, gather
+from physnet_ase.molecules import Molecules, gather
+from physnet_training.sources.arrays import (
+    ArrayTable,
+    Definition,
+    Rows,
+    read_batches,
+)
+from physnet_training.sources.options import Reading, ReadOptions
 
 Array = NDArray[Any]
 
@@ -46,20 +50,20 @@ def is_deepmd(path: Path) -> bool:
 
 
 def read_deepmd(
-    path: Path, options: ReadOptions, units: dict[str, str]
+    path: Path, options: ReadOptions, reading: Reading
 ) -> Iterator[Molecules]:
     """Frames of all systems below a directory, in the order of their paths.
 
     Args:
         path: A system, or a directory above systems.
         options: What the user says.
-        units: Receives quantity -> the unit taken and why.
+        reading: Receives what was taken and left.
 
     Raises:
         ValueError: A file is missing, damaged or of a wrong shape, or a type is no
             element; the message names the directory.
     """
-    return gather(_frames(path, options, units))
+    return gather(_frames(path, options, reading))
 
 
 def count_deepmd(path: Path) -> int | None:
@@ -75,9 +79,7 @@ def _sets(path: Path) -> list[Path]:
     return [part for system in systems for part in sorted(system.glob("set.*"))]
 
 
-def _frames(
-    path: Path, options: ReadOptions, units: dict[str, str]
-) -> Iterator[Molecules]:
+def _frames(path: Path, options: ReadOptions, reading: Reading) -> Iterator[Molecules]:
     keys = {**_KEYS, **options.keys}
     definition = Definition(
         keys=keys, units={keys[quantity]: unit for quantity, unit in _UNITS.items()}
@@ -93,8 +95,8 @@ def _frames(
             continue
         try:
             arrays = _arrays(part)
-            table = ArrayTable(arrays, options, units, definition=definition)
-            yield from read_pieces(table, max(first, 0), row - count)
+            table = ArrayTable(arrays, options, reading, definition=definition)
+            yield from read_batches(table, max(first, 0), row - count)
         except ValueError as error:
             raise ValueError(f"{part}: {error}") from error
 

@@ -11,32 +11,48 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from physnet_training.sources.array_pieces import read_pieces
-from physnet_training.sources.array_table import ArrayTable, Definition, count_molecules
-from physnet_training.sources.molecules import Molecules, ReadOptions
-from physnet_training.sources.naming import find_keys
+from physnet_ase.molecules import Molecules
+from physnet_training.sources.arrays import (
+    ArrayTable,
+    Definition,
+    count_molecules,
+    read_batches,
+)
+from physnet_training.sources.keys import find_keys
+from physnet_training.sources.options import Reading, ReadOptions
 
 Array = NDArray[Any]
 
 _PHYSNET = Definition(  # the units of PhysNet's own layout
     defaults={"E": "eV", "F": "eV/angstrom", "R": "angstrom", "D": "e*angstrom"}
 )
+_SGDML = Definition(defaults={"R": "angstrom"})  # energies in whatever e_unit says
+_RMD17 = Definition(
+    keys={"energy": "energies", "forces": "forces", "positions": "coords"},
+    units={
+        "coords": "angstrom",
+        "energies": "kcal/mol",
+        "forces": "kcal/mol/angstrom",
+    },
+    level="PBE/def2-SVP",
+    complete=True,
+)
 _DAMAGE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError)
 _SKIP = 1 << 24  # bytes read at once where rows are passed over
 
 
-def read_npz(
-    path: Path, options: ReadOptions, units: dict[str, str]
-) -> Iterator[Molecules]:
+def read_npz(path: Path, options: ReadOptions, reading: Reading) -> Iterator[Molecules]:
     """Molecules of an NPZ file, compressed or not, read forward in pieces.
 
     Two layouts: padded, ``R`` (n, A, 3) with ``Z`` (n, A), as PhysNet and Asparagus
     write it (eV, Å, e·Å by definition); ragged, ``n_atoms`` with flat per-atom arrays.
+    Files of sGDML (MD17, MD22) name their units or not at all, those of rMD17 are in
+    kcal/mol.
 
     Args:
         path: The file.
         options: What the user says.
-        units: Receives quantity -> the unit taken and why.
+        reading: Receives what was taken and left.
 
     Raises:
         ValueError: The file is damaged, a key or a unit is missing, or a shape is
@@ -48,8 +64,9 @@ def read_npz(
         except (*_DAMAGE, ValueError) as error:
             raise _unreadable(path, error) from error
         try:
-            table = ArrayTable(members, options, units, definition=_PHYSNET)
-            yield from read_pieces(table, options.first_row)
+            definition = _recognise(members)
+            table = ArrayTable(members, options, reading, definition=definition)
+            yield from read_batches(table, options.first_row)
             for member in members.values():
                 member.finish()
         except DamagedMember as error:
@@ -68,6 +85,16 @@ def count_npz(path: Path) -> int | None:
             return count_molecules(members, positions, n_atoms)
     except (*_DAMAGE, ValueError):
         return None  # reading it says what is wrong
+
+
+def _recognise(members: dict[str, "_Member"]) -> Definition:
+    """What is known of a file by the keys it holds."""
+    if {"nuclear_charges", "coords", "energies", "old_energies"} <= set(members):
+        return _RMD17
+    # sGDML's datasets carry these scalars (sgdml/utils/io.py), PhysNet's never.
+    if {"z", "theory"} <= set(members) or {"e_unit", "r_unit"} <= set(members):
+        return _SGDML
+    return _PHYSNET
 
 
 def _members(path: Path, stack: ExitStack) -> dict[str, "_Member"]:

@@ -1,26 +1,26 @@
 """Molecules out of packed datasets: our own, the origin's, single or sharded."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from physnet_ase.molecules import Molecules
+from physnet_ase.quantities import QUANTITIES
 from physnet_training.packed import PackedDataset
-from physnet_training.sources.array_values import matches
-from physnet_training.sources.molecules import Molecules, ReadOptions
-from physnet_training.sources.unit_choice import UnitChoice
-from physnet_training.storage.layout import FIELDS, LABELS, N_ATOMS, UNITS
+from physnet_training.packed.layout import N_ATOMS
+from physnet_training.sources.arrays import matches
+from physnet_training.sources.keys import UnitChoice
+from physnet_training.sources.options import Reading, ReadOptions
 
 Array = NDArray[Any]
 
 _MAX_MOLECULES = 20_000
 _MAX_ATOMS = 500_000
 _KEYS = {"name": "group", "level": "level"}
-_UNITS = {"positions": UNITS["length"], "charges": UNITS["charge"]} | {
-    name: UNITS[name] for name in ("energy", "forces", "dipole", "stress")
-}
 
 
 def is_packed(path: Path) -> bool:
@@ -29,9 +29,9 @@ def is_packed(path: Path) -> bool:
 
 
 def read_packed(
-    path: Path, options: ReadOptions, units: dict[str, str]
+    path: Path, options: ReadOptions, reading: Reading
 ) -> Iterator[Molecules]:
-    """Molecules of a packed dataset, with or without a manifest, in pieces.
+    """Molecules of a packed dataset, with or without a manifest, in batches.
 
     Levels of theory and names are kept, and what is missing there stays missing.
 
@@ -39,14 +39,14 @@ def read_packed(
         path: The directory, or a root of ``shard-00000/``, ``shard-00001/``, ….
         options: What the user says; units and keys are fixed, so a contradicting one is
             refused. ``where`` compares fields, ``name`` and ``level``.
-        units: Receives quantity -> unit and why.
+        reading: Receives the units.
 
     Raises:
         ValueError: A file is damaged, or an option contradicts the dataset.
     """
     dataset = PackedDataset.open(path)
     try:
-        _check_options(dataset, options, units)
+        _check_options(dataset, options, reading)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     ends, begin = dataset.offsets[1:], options.first_row
@@ -57,9 +57,9 @@ def read_packed(
             begin + _MAX_MOLECULES,
             dataset.num_molecules,
         )
-        piece = _piece(dataset, np.arange(begin, end), options)
-        if len(piece.n_atoms):
-            yield piece
+        batch = _batch(dataset, range(begin, end), options)
+        if len(batch):
+            yield batch
         begin = end
 
 
@@ -72,15 +72,17 @@ def count_packed(path: Path) -> int | None:
 
 
 def _check_options(
-    dataset: PackedDataset, options: ReadOptions, units: dict[str, str]
+    dataset: PackedDataset, options: ReadOptions, reading: Reading
 ) -> None:
-    choice = UnitChoice(options, units, declared=_UNITS, defaults={})
-    for name in ("positions", *LABELS):
-        if name in dataset.fields and (name == "positions" or name in dataset.labels):
-            choice.factor(name, name)
+    reading.ignored += [key for key in options.ignore if key in dataset.fields]
+    names = [n for n in ("positions", *dataset.labels) if n not in options.ignore]
+    units = {name: QUANTITIES[name].unit for name in names}
+    choice = UnitChoice(options, reading, declared=units, defaults={})
+    for name in names:
+        choice.factor(name, name)
     known = (*_KEYS, *sorted(dataset.fields - set(_KEYS.values())))
     for key in options.where:
-        if key not in known or (key in FIELDS and FIELDS[key].per_atom):
+        if key not in known or _per_atom(key):
             raise ValueError(
                 f"--where {key}={options.where[key]}: no such key; present: "
                 f"{', '.join(k for k in known if not _per_atom(k))}"
@@ -88,37 +90,26 @@ def _check_options(
 
 
 def _per_atom(key: str) -> bool:
-    return key in FIELDS and FIELDS[key].per_atom
+    return key in QUANTITIES and QUANTITIES[key].per_atom
 
 
-def _piece(dataset: PackedDataset, rows: Array, options: ReadOptions) -> Molecules:
-    first, last = int(dataset.offsets[rows[0]]), int(dataset.offsets[rows[-1] + 1])
-    values: dict[str, Array] = {}
+def _batch(dataset: PackedDataset, rows: range, options: ReadOptions) -> Molecules:
+    found = dataset.molecules(rows)
+    ignored = {name for name in options.ignore if name in found.values}
+    values = {name: a for name, a in found.values.items() if name not in ignored}
     absent: dict[str, Array] = {}
-    sizes = dataset.n_atoms[rows]
-    starts = np.cumsum(sizes) - sizes
-    for name in sorted(dataset.fields - {"level", "group"}):
-        taken = np.arange(first, last) if FIELDS[name].per_atom else rows
-        values[name] = dataset.take(name, taken)
-        if name in LABELS or name in ("cell", "spin_multiplicity"):
-            gone = np.isnan(values[name].reshape(len(taken), -1)).any(axis=1)
-            if FIELDS[name].per_atom:
-                gone = np.logical_or.reduceat(gone, starts)
-            if np.any(gone):
-                absent[name] = np.asarray(gone)
-    names = _words(dataset.groups, dataset.take("group", rows))
-    levels = _words(dataset.levels, dataset.take("level", rows))
+    for name in values:
+        quantity = QUANTITIES[name]
+        if quantity.role == "label" or name in ("cell", "spin_multiplicity"):
+            gone = ~found.present(name)
+            if gone.any():
+                absent[name] = gone
+    levels = found.levels
     if options.level:
-        levels = np.full(len(rows), options.level)
-    found = Molecules(rows, sizes, values, names, levels, absent)
-    chosen = np.ones(len(rows), dtype=bool)
+        levels = np.full(len(found), options.level)
+    found = replace(found, values=values, levels=levels, absent=absent)
+    chosen = np.ones(len(found), dtype=bool)
     for key, wanted in options.where.items():
-        column = {"name": names, "level": levels}.get(key)
-        column = values[key] if column is None else column
-        chosen &= matches(column, wanted)
-    return found if chosen.all() else found.keep(chosen)
-
-
-def _words(words: tuple[str, ...], indices: Array) -> Array:
-    """The word behind each index, empty where it is -1."""
-    return np.array([*words, ""])[indices]
+        column = {"name": found.names, "level": levels}.get(key)
+        chosen &= matches(found.values[key] if column is None else column, wanted)
+    return found.keep(chosen)

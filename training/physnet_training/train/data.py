@@ -15,7 +15,7 @@ from physnet_ase.references import References
 from physnet_ase.state import ElectronicState
 from physnet_training.loading.batches import read_batches
 from physnet_training.packed import PackedDataset
-from physnet_training.storage.shard import parts
+from physnet_training.packed.reader import parts
 from physnet_training.train.recipe import Recipe
 
 _LEAST_SCALE = 0.1  # eV per atom that one unit of the energy head has at the start
@@ -38,9 +38,15 @@ def dataset_fingerprint(dataset: PackedDataset) -> str:
 
 
 def dataset_references(
-    dataset: PackedDataset, rows: NDArray[np.int64]
+    dataset: PackedDataset, rows: NDArray[np.int64], *, additive: bool = False
 ) -> tuple[References, float]:
-    """References of some molecules, and the size (eV per atom) of what is left."""
+    """References of some molecules, and the size (eV per atom) of what is left.
+
+    Args:
+        dataset: Where they are.
+        rows: Those that train.
+        additive: Constants of states that far fragments add up to.
+    """
     numbers: set[int] = set()
     states: Counter[tuple[int, int]] = Counter()
     for some in parts(rows):
@@ -54,7 +60,7 @@ def dataset_references(
             yield read_batches(dataset, [some], names, whole_states=True)[0]
 
     counts = {ElectronicState(*pair): count for pair, count in states.items()}
-    references, left = References.fit(batches(), numbers, counts)
+    references, left = References.fit(batches(), numbers, counts, additive=additive)
     return references, max(left, _LEAST_SCALE)
 
 

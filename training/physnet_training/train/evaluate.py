@@ -15,7 +15,7 @@ from physnet_ase.state import ElectronicState
 from physnet_training.distinct_states import distinct_states
 from physnet_training.loading.loader import PackedMemmapLoader
 from physnet_training.packed import PackedDataset
-from physnet_training.storage.shard import parts
+from physnet_training.packed.reader import parts
 
 Array = NDArray[Any]
 Predict = Callable[[Graph], Mapping[str, Any]]

@@ -65,6 +65,13 @@ class SamplingConfig(_Section):
     balance: float = Field(
         0.0, ge=0, le=1, description="0: states as in the data, 1: all equally often"
     )
+    separated_pairs: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of batches made of two molecules far apart, each in the "
+        "state that makes the pair's energy lowest; needs vertical ladders",
+    )
     weights: str | None = Field(
         None, description=".npy file, one weight in the loss per molecule"
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from physnet_ase.potential import load_potential
-from physnet_training.conversion.source_report import source_sha256
+from physnet_training.conversion.report import source_sha256
 from physnet_training.convert import convert
 from physnet_training.loading.loader import PackedMemmapLoader
 from physnet_training.packed import PackedDataset

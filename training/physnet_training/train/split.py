@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from physnet_training.loading.order import both_parts, hash_uniform, split_indices
+from physnet_training.hashing import hash_uniform
+from physnet_training.loading.order import both_parts, split_indices
 from physnet_training.packed import PackedDataset
-from physnet_training.storage.shard import parts
+from physnet_training.packed.reader import parts
 from physnet_training.train.recipe import SplitConfig
 
 Array = NDArray[Any]

@@ -19,6 +19,7 @@ from physnet_ase.graph import Graph
 from physnet_ase.network.initial import initial_parameters, starting_parameters
 from physnet_ase.potential import Potential
 from physnet_training.loading.loader import PackedMemmapLoader
+from physnet_training.loading.pairs import SeparatedPairs
 from physnet_training.loading.prefetch import Feed
 from physnet_training.packed import PackedDataset
 from physnet_training.train import step as step_module
@@ -85,11 +86,13 @@ class Trainer:
             options.batch_size,
             bucket_size=1,
             seed=options.seed,
-            **recipe.sampling.model_dump(),
+            **recipe.sampling.model_dump(exclude={"separated_pairs"}),
         )
         self.loader = whole.subset(split.train)
         self.validation = whole.subset(split.validation, shuffle=False)
-        self.references, scale = dataset_references(dataset, split.train)
+        self.references, scale = dataset_references(
+            dataset, split.train, additive=recipe.model.conditioning == "local"
+        )
         check_states(dataset, split.validation, self.references, recipe.model)
         self.metadata = describe(recipe, dataset, split.train, self.references)
         self.fingerprint = dataset_fingerprint(dataset)
@@ -110,6 +113,11 @@ class Trainer:
         self.best: float | None = None
         self.seconds = 0.0
         self.waited = 0.0  # of these, for data
+        self._pairs: SeparatedPairs | None = None
+        if recipe.sampling.separated_pairs > 0:
+            known = self.references.state_energies
+            states = [(s.charge, s.multiplicity) for s in known]
+            self._pairs = SeparatedPairs(dataset, split.train, options.seed, states)
         self._store = RunStore(out / "state")
         self._stored_at = time.monotonic()
 
@@ -138,7 +146,13 @@ class Trainer:
         with (
             _Checksums(self.dataset) as checksums,
             _stop_requests() as stop,
-            Feed(self.loader, self.recipe.model.cutoff, prepare) as feed,
+            Feed(
+                self.loader,
+                self.recipe.model.cutoff,
+                prepare,
+                extra=self._pair_graph,
+                first=int(self.state.step),
+            ) as feed,
         ):
             while (done := int(self.state.step)) < self.recipe.optimizer.steps:
                 for step in self._until_check(done):
@@ -161,6 +175,18 @@ class Trainer:
                         f"{self.out}"
                     )
         return self.out / "model"
+
+    def _pair_graph(self, number: int) -> Graph | None:
+        """A batch of separated pairs where the batch of this number is one."""
+        if self._pairs is None:
+            return None
+        share = self.recipe.sampling.separated_pairs
+        seed = self.recipe.optimizer.seed
+        if np.random.default_rng([seed, 0x5E9, number]).random() >= share:
+            return None
+        count = max(self.recipe.optimizer.batch_size // 2, 1)
+        pairs = self._pairs.batch(number, count)
+        return self.loader.graph_of(pairs, self.recipe.model.cutoff)
 
     def _until_check(self, done: int) -> range:
         """Steps up to the next look at the loss, or validation, or the end."""

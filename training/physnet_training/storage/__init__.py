@@ -1,1 +1,0 @@
-"""A packed dataset as files: layout, checksums, locks, safe writes."""
