@@ -28,6 +28,14 @@ FRAMES = 32
 """A block ends when it has saved so many frames."""
 
 
+class Shape(NamedTuple):
+    """What a program is compiled for, besides the shapes of its arguments."""
+
+    config: ModelConfig
+    ensemble: Ensemble
+    chunks: int = 1  # lots of replicas that are evaluated one after another
+
+
 class Surroundings(NamedTuple):
     """Pairs of atoms, and how long they hold."""
 
@@ -59,8 +67,7 @@ class Block(NamedTuple):
 
 
 def run_block(
-    config: ModelConfig,
-    ensemble: Ensemble,
+    shape: Shape,
     params: Params,
     bodies: Bodies,
     controls: Controls,
@@ -74,7 +81,7 @@ def run_block(
     A step that would need pairs that the list may lack is not taken: the block ends
     before it. A replica whose numbers are not finite stays as it was; others go on.
     """
-    evaluate = _evaluate_fn(config, ensemble, params, around)
+    evaluate, ensemble = _evaluate_fn(shape, params, around), shape.ensemble
 
     def frame(motion: Motion, step: Int[Array, ""]) -> dict[str, Array]:
         return {
@@ -94,7 +101,7 @@ def run_block(
         moved = take_step(
             ensemble, evaluate, bodies, controls, block.motion, block.step
         )
-        stale = block.running & _outdated(config.cutoff, bodies, around, moved)
+        stale = block.running & _outdated(shape.config.cutoff, bodies, around, moved)
         sound = _sound(bodies, moved)
         taken = ~jnp.any(stale)
         running = block.running & (sound | ~taken)
@@ -148,42 +155,84 @@ def run_block(
     return jax.lax.while_loop(goes_on, one_step, start)
 
 
-def _evaluate_fn(
-    config: ModelConfig, ensemble: Ensemble, params: Params, around: Surroundings
-) -> EvaluateFn:
+def _evaluate_fn(shape: Shape, params: Params, around: Surroundings) -> EvaluateFn:
     """The potential on these pairs; the virial only where the cell changes."""
-    graph, eye = around.graph, jnp.eye(3, dtype=around.log_scale.dtype)[None]
-    count = graph.total_charge.shape[0]
+    graph = around.graph
+    if shape.chunks > 1:
+        return _chunked(shape, params, graph)
 
     def evaluate(
         positions: Float[Array, "atoms 3"], log_scale: Float[Array, " replicas"]
     ) -> Evaluation:
         here = graph
-        if ensemble == "npt":
+        if shape.ensemble == "npt":
             scale = jnp.exp(log_scale - around.log_scale)
             owner = graph.molecule_index[graph.receivers]
             here = graph._replace(
                 shifts=graph.shifts * scale[owner][:, None],
                 cell=graph.cell * scale[:, None, None],
             )
+        return _evaluation(shape, params, here, positions)
 
-        def total(
-            positions: Float[Array, "atoms 3"], strain: Float[Array, " replicas"]
-        ) -> tuple[Float[Array, ""], tuple[Array, Array]]:
-            strains = strain[:, None, None] * eye if ensemble == "npt" else None
-            terms = graph_terms(config, params, here, positions, strains)
-            energies = jax.ops.segment_sum(
-                terms.energies, graph.molecule_index, count, indices_are_sorted=True
-            )
-            return jnp.sum(terms.energies), (energies, terms.charges)
+    return evaluate
 
-        unstrained = jnp.zeros_like(log_scale)
-        which: Any = (0, 1) if ensemble == "npt" else 0
-        slope, (energies, charges) = jax.grad(total, which, has_aux=True)(
-            positions, unstrained
+
+def _evaluation(
+    shape: Shape, params: Params, graph: Graph, positions: Float[Array, "atoms 3"]
+) -> Evaluation:
+    count, strained = graph.total_charge.shape[0], shape.ensemble == "npt"
+    eye = jnp.eye(3, dtype=positions.dtype)[None]
+
+    def total(
+        positions: Float[Array, "atoms 3"], strain: Float[Array, " replicas"]
+    ) -> tuple[Float[Array, ""], tuple[Array, Array]]:
+        strains = strain[:, None, None] * eye if strained else None
+        terms = graph_terms(shape.config, params, graph, positions, strains)
+        energies = jax.ops.segment_sum(
+            terms.energies, graph.molecule_index, count, indices_are_sorted=True
         )
-        gradient, virial = slope if ensemble == "npt" else (slope, unstrained)
-        return Evaluation(energies, -gradient, charges, virial)
+        return jnp.sum(terms.energies), (energies, terms.charges)
+
+    unstrained = jnp.zeros(count, positions.dtype)
+    which: Any = (0, 1) if strained else 0
+    slope, (energies, charges) = jax.grad(total, which, has_aux=True)(
+        positions, unstrained
+    )
+    gradient, virial = slope if strained else (slope, unstrained)
+    return Evaluation(energies, -gradient, charges, virial)
+
+
+def _chunked(shape: Shape, params: Params, graph: Graph) -> EvaluateFn:
+    """A few replicas at a time, one lot after another.
+
+    Open molecules of one size have the same pairs, so one lot's serve all.
+    """
+    lots = shape.chunks
+    pairs = {
+        name: getattr(graph, name)[: len(getattr(graph, name)) // lots]
+        for name in graph._fields
+        if name != "labels"
+    }
+    first = graph._replace(**pairs)
+
+    def split(array: Array) -> Array:
+        return array.reshape(lots, -1, *array.shape[1:])
+
+    def evaluate(
+        positions: Float[Array, "atoms 3"], _: Float[Array, " replicas"]
+    ) -> Evaluation:
+        def one(lot: tuple[Array, Array, Array, Array]) -> Evaluation:
+            numbers, charge, multiplicity, place = lot
+            here = first._replace(
+                atomic_numbers=numbers,
+                total_charge=charge,
+                spin_multiplicity=multiplicity,
+            )
+            return _evaluation(shape, params, here, place)
+
+        of_each = graph.atomic_numbers, graph.total_charge, graph.spin_multiplicity
+        found = jax.lax.map(one, tuple(map(split, (*of_each, positions))))
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
 
     return evaluate
 
@@ -228,19 +277,19 @@ _PROGRAMS: dict[Any, Any] = {}
 """Compiled blocks by everything that is not an argument of them."""
 
 
-def compiled_block(config: ModelConfig, ensemble: Ensemble, *arguments: Any) -> Any:
+def compiled_block(shape: Shape, *arguments: Any) -> Any:
     """The program for arguments of these shapes; compiled once, kept on disk."""
-    shapes = tuple((x.shape, np.dtype(x.dtype)) for x in jax.tree.leaves(arguments))
-    key = config, ensemble, shapes
+    sizes = tuple((x.shape, np.dtype(x.dtype)) for x in jax.tree.leaves(arguments))
     with LOCK:
-        if key not in _PROGRAMS:
+        if (shape, sizes) not in _PROGRAMS:
 
             def physnet_dynamics(*arguments: Any) -> Block:
-                return run_block(config, ensemble, *arguments)
+                return run_block(shape, *arguments)
 
             lowered = jax.jit(physnet_dynamics).lower(*arguments)
-            _PROGRAMS[key] = compile_program(lowered, physnet_dynamics.__name__)
-        return _PROGRAMS[key]
+            name = physnet_dynamics.__name__
+            _PROGRAMS[shape, sizes] = compile_program(lowered, name)
+        return _PROGRAMS[shape, sizes]
 
 
 def num_programs() -> int:

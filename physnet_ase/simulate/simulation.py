@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from physnet_ase.potential import Potential
-from physnet_ase.simulate.blocks import Block, Span, compiled_block
+from physnet_ase.simulate.blocks import Block, Shape, Span, compiled_block
 from physnet_ase.simulate.settings import Event
 from physnet_ase.simulate.system import PairLists, Replica, Replicas
 from physnet_ase.simulate.trajectory import Frame, Recorder, Trajectory
@@ -92,9 +92,8 @@ class Simulation:
             jnp.asarray(self.running),
             span,
         )
-        program = compiled_block(
-            self.potential.config, self.settings.ensemble, *arguments
-        )
+        shape = Shape(self.potential.config, self.settings.ensemble, replicas.chunks())
+        program = compiled_block(shape, *arguments)
         block: Block = program(*arguments)
         return block
 

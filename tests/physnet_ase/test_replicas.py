@@ -9,6 +9,7 @@ from ase.io import read
 
 from physnet_ase import simulate, untrained_potential
 from physnet_ase.config import ModelConfig
+from physnet_ase.simulate import system
 
 CONFIG = ModelConfig(
     num_features=4,
@@ -47,6 +48,21 @@ def test_replicas_move_as_they_would_alone(potential):
             result.conserved_energies, alone.conserved_energies, atol=1e-5
         )
         assert result.atoms.info["charge"] == mine["charge"]
+
+
+def test_lots_change_nothing(potential, monkeypatch):
+    options = {
+        "charge": [0, 1, -1, 0],
+        "multiplicity": [1, 2, 2, 3],
+        "steps": 10,
+        "ensemble": "nvt-csvr",
+    }
+    whole = simulate.run(molecule("H2O"), potential, **options)
+    monkeypatch.setattr(system, "LOT_PAIRS", 12)  # two molecules of six pairs
+    lots = simulate.run(molecule("H2O"), potential, **options)
+    for one, two in zip(whole, lots, strict=True):
+        np.testing.assert_allclose(one.total_energies, two.total_energies, atol=1e-5)
+        np.testing.assert_allclose(one.dipoles, two.dipoles, atol=1e-4)
 
 
 def test_seeds_count_up_and_lists_must_fit(potential, tmp_path):
