@@ -6,6 +6,7 @@ Readers yield it, the packed dataset takes and returns it, labels are written as
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,13 +57,13 @@ class Molecules:
         """Atoms of all molecules together."""
         return int(np.sum(self.n_atoms))
 
-    @property
+    @cached_property
     def first_atom(self) -> Array:
         """[molecules] row of the first atom of each."""
         ends: Array = np.cumsum(self.n_atoms, dtype=np.int64)
         return ends - self.n_atoms
 
-    @property
+    @cached_property
     def owner(self) -> Array:
         """[atoms] the molecule that each atom belongs to."""
         return np.repeat(np.arange(len(self), dtype=np.int32), self.n_atoms)

@@ -102,11 +102,19 @@ def pairs_from(
         pattern: From the number of atoms to [2, pairs]; all ordered pairs by default,
             whose receivers ascend if ``first`` does.
     """
-    parts = [
-        (first[start:end, None] + pattern(size)[:, None, :]).reshape(2, -1)
-        for start, end, size in runs_of_equal_size(sizes)
+    runs = runs_of_equal_size(sizes)
+    patterns = [pattern(size) for _, _, size in runs]
+    counts = [
+        (end - start) * pairs.shape[1]
+        for (start, end, _), pairs in zip(runs, patterns, strict=True)
     ]
-    joined = np.concatenate([np.zeros((2, 0), np.int32), *parts], axis=1)
+    joined = np.empty((2, sum(counts)), np.int32)
+    done = 0
+    for (start, end, _), pairs, count in zip(runs, patterns, counts, strict=True):
+        # Splitting the last axis of a slice gives a view.
+        part = joined[:, done : done + count].reshape(2, end - start, -1)
+        np.add(first[start:end, None], pairs[:, None, :], out=part)
+        done += count
     return joined[0], joined[1]
 
 

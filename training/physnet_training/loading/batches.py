@@ -1,6 +1,7 @@
 """From molecule indices to batches: reading many at once, padding, shapes."""
 
 import logging
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -95,8 +96,21 @@ def read_batches(
     return molecules, np.split(place, np.cumsum([len(b) for b in batches])[:-1])
 
 
+def with_filler(molecules: Molecules) -> dict[str, Array]:
+    """What dense batches hold per atom, and a row of zeros behind the last atom.
+
+    Padding is then a row number like any other: one ``take`` cuts and pads.
+    """
+    return {
+        name: np.concatenate([array, np.zeros((1, *array.shape[1:]), array.dtype)])
+        for name, array in molecules.values.items()
+        if QUANTITIES[name].per_atom
+    }
+
+
 def dense_batch(
     molecules: Molecules,
+    filled: Mapping[str, Array],
     places: Array,
     slots: int,
     *,
@@ -108,6 +122,7 @@ def dense_batch(
 
     Args:
         molecules: With ``DENSE_QUANTITIES``.
+        filled: Theirs per atom, see :func:`with_filler`.
         places: Those of the batch among them, at most ``slots``.
         slots: B, the rows; filler rows have N = 0 and index -1.
         num_atoms: A, at least the largest molecule.
@@ -124,15 +139,14 @@ def dense_batch(
     mask = columns < sizes[:, None]
     first = np.zeros(slots, np.int64)
     first[:count] = molecules.first_atom.take(places)
-    # Padding reads an atom too, any one, and is cleared behind.
-    atoms = np.where(mask, first[:, None] + columns, 0).reshape(-1)
-    holes = np.flatnonzero(~mask)
+    filler = len(filled["atomic_numbers"]) - 1
+    atoms = np.where(mask, first[:, None] + columns, filler)
     index = np.full(slots, -1, np.int64)
     index[:count] = molecules.rows.take(places)
     batch = {
-        "Z": _cut(values["atomic_numbers"], atoms, holes),
-        "R": _cut(values["positions"], atoms, holes),
-        "F": _cut(values["forces"], atoms, holes),
+        "Z": filled["atomic_numbers"].take(atoms),
+        "R": filled["positions"].take(atoms, axis=0),
+        "F": filled["forces"].take(atoms, axis=0),
         "E": _filled(values["energy"], places, slots, 0.0),
         "N": sizes,
         "total_charge": _filled(values["total_charge"], places, slots, 0),
@@ -140,8 +154,6 @@ def dense_batch(
         "mask": mask,
         "index": index,
     }
-    for name in ("Z", "R", "F"):
-        batch[name] = batch[name].reshape(slots, num_atoms, *batch[name].shape[1:])
     if weights is not None:
         known = weights[index[:count]].astype(np.float32)
         batch["weight"] = _filled(known, np.arange(count), slots, 0.0)
@@ -149,15 +161,6 @@ def dense_batch(
         batch["src_idx"], batch["dst_idx"] = slot_pairs(sizes, num_atoms)
         batch["batch_segments"] = _segments(slots, num_atoms).copy()
     return batch
-
-
-def _cut(array: Array, rows: Array, holes: Array) -> Array:
-    """Rows of an array, zeros at ``holes``, where the row numbers mean nothing."""
-    if len(holes) == len(rows):  # a share of a batch may have no molecule
-        return np.zeros((len(rows), *array.shape[1:]), array.dtype)
-    cut: Array = array.take(rows, axis=0)
-    cut[holes] = 0
-    return cut
 
 
 def _filled(array: Array, places: Array, length: int, fill: float) -> Array:
@@ -178,11 +181,15 @@ def slot_pairs(sizes: Array, width: int) -> tuple[Array, Array]:
     slots = len(sizes)
     if int(sizes.max(initial=0)) ** 2 * slots > _BLOCK_PAIRS:
         return pairs_from(sizes, np.arange(slots, dtype=np.int32) * np.int32(width))
-    blocks = [
-        _block(size, slots, width)[:, start:end].reshape(2, -1)
-        for start, end, size in runs_of_equal_size(sizes)
-    ]
-    joined = np.concatenate([np.zeros((2, 0), np.int32), *blocks], axis=1)
+    runs = runs_of_equal_size(sizes)
+    total = sum((end - start) * n * (n - 1) for start, end, n in runs)
+    joined = np.empty((2, total), np.int32)
+    done = 0
+    for start, end, size in runs:
+        upto = done + (end - start) * size * (size - 1)
+        block = _block(size, slots, width)[:, start:end]
+        joined[:, done:upto] = block.reshape(2, upto - done)
+        done = upto
     return joined[0], joined[1]
 
 

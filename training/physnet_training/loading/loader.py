@@ -17,6 +17,7 @@ from physnet_training.loading.batches import (
     atoms_at_once,
     dense_batch,
     read_batches,
+    with_filler,
 )
 from physnet_training.loading.order import (
     Sampler,
@@ -397,7 +398,11 @@ class PackedMemmapLoader:
     def _walk_batches(
         self, num_atoms: int | None, physnet_format: bool
     ) -> Iterator[dict[str, Array]]:
+        read: Molecules | None = None
+        filled: dict[str, Array] = {}
         for step in self._walk.steps(DENSE_QUANTITIES, whole_states=False):
+            if step.molecules is not read:  # many batches come from one read
+                read, filled = step.molecules, with_filler(step.molecules)
             atoms = num_atoms
             if atoms is None:
                 need = int(step.molecules.n_atoms.take(step.places).max(initial=1))
@@ -405,6 +410,7 @@ class PackedMemmapLoader:
                 atoms = int(widths[np.searchsorted(widths, need)])
             batch = dense_batch(
                 step.molecules,
+                filled,
                 step.places,
                 self.batch_size,
                 num_atoms=atoms,
