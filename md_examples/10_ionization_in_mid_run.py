@@ -3,8 +3,8 @@
     python md_examples/10_ionization_in_mid_run.py --out ionization-example
 
 Runs formaldehyde as neutral, takes an electron away, lets the cation move, and gives
-the electron back. The change compiles nothing; the energy it costs at that geometry is the
-vertical ionization energy, and what the cation gains afterwards its relaxation.
+the electron back. The change compiles nothing; the energy it costs at that geometry is
+the vertical ionization energy, and what the cation gains afterwards its relaxation.
 """
 
 import argparse

@@ -14,6 +14,7 @@ from physnet_ase.simulate.blocks import Block, Shape, Span, compiled_block
 from physnet_ase.simulate.settings import Event
 from physnet_ase.simulate.system import PairLists, Replica, Replicas
 from physnet_ase.simulate.trajectory import Frame, Recorder, Trajectory
+from physnet_ase.state import ElectronicState
 
 logger = logging.getLogger(__name__)
 _NEVER = 2**30
@@ -110,11 +111,18 @@ class Simulation:
         if event is None or not self.running.any():
             return
         before = np.asarray(self.motion.found.energy, np.float64)
-        self.lists.set_states([event.state] * len(self.recorders))
+        self.lists.set_states(
+            [
+                event.state if runs else recorder.state
+                for runs, recorder in zip(self.running, self.recorders, strict=True)
+            ]
+        )
         block = self._still(save=False)
         self._end_unknown(block)
         after = np.asarray(block.motion.found.energy, np.float64)
         for index, recorder in enumerate(self.recorders):
+            if not self.running[index]:
+                continue
             numbers = recorder.replica.atoms.numbers
             reference = self.potential.reference_energy(numbers, event.state)
             jump = after[index] - before[index] + reference - recorder.reference
@@ -264,10 +272,6 @@ class Simulation:
             lambda path, _: jnp.asarray(arrays[f"motion{jax.tree_util.keystr(path)}"]),
             self.motion,
         )
-        past = [event for event in self.events if event.step < self.step]
-        if past:
-            state = past[-1].state
-            self.lists.set_states([state] * len(self.recorders))
         for index, recorder in enumerate(self.recorders):
             prefix = f"{index}."
             own = {
@@ -275,9 +279,10 @@ class Simulation:
                 for key, array in arrays.items()
                 if key.startswith(prefix)
             }
-            if past:
-                numbers = recorder.replica.atoms.numbers
-                reference = self.potential.reference_energy(numbers, state)
-                recorder.change_state(state, reference, 0.0)
+            state = ElectronicState(*own["state"].tolist())
+            numbers = recorder.replica.atoms.numbers
+            reference = self.potential.reference_energy(numbers, state)
+            recorder.change_state(state, reference, 0.0)
             goes_on = bool(self.running[index]) and self.settings.steps > self.step
             recorder.restore(own, goes_on=goes_on)
+        self.lists.set_states([recorder.state for recorder in self.recorders])

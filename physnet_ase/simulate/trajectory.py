@@ -186,6 +186,7 @@ class Recorder:
         return {
             "rows": self.rows,
             "given": np.array(self.given),
+            "state": np.array([self.state.charge, self.state.multiplicity]),
             "stopped": np.array(self.stopped or ""),
         }
 

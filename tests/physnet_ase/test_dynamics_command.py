@@ -61,6 +61,11 @@ def test_a_folder_holds_the_run_and_goes_on(model, tmp_path):
         name = f"replica-0{index}.extxyz"
         assert (whole / name).read_bytes() == (parts / name).read_bytes()
     assert "holds a run" in refused("md", "H2O", "--model", model, "--out", str(whole))
+    # Killed before its first checkpoint, a run begins again.
+    (parts / "checkpoint.npz").unlink()
+    call("md", "--resume", str(parts))
+    name = "replica-03.extxyz"
+    assert (whole / name).read_bytes() == (parts / name).read_bytes()
 
 
 def test_a_signal_keeps_everything_and_names_the_way_on(model, tmp_path, monkeypatch):
