@@ -16,7 +16,7 @@ from physnet_ase.committee import Committee, Model
 from physnet_ase.evaluation import Batch, Result
 from physnet_ase.molecules import Molecules
 from physnet_ase.neighbors import PairCache, check_distances, without_vacuum
-from physnet_ase.potential import Potential
+from physnet_ase.potential import Potential, warn_unfamiliar
 from physnet_ase.state import (
     ElectronicState,
     as_integer,
@@ -65,7 +65,8 @@ class PhysNetCalculator(Calculator):
         charge: Total charge in e of atoms whose ``info`` holds none.
         multiplicity: 2S+1 of atoms whose ``info`` holds none.
         dtype: "float32" or "float64"; a potential that is float64 already stays so.
-        strict: Refuse to guess a state that nothing names.
+        strict: Refuse to guess a state that nothing names, and molecules unlike those
+            of the training data, of which there is a warning otherwise.
         allow_unseen_states: Warn, instead of refusing, when the model was not trained
             on the state.
 
@@ -266,6 +267,17 @@ class PhysNetCalculator(Calculator):
         hessian: np.ndarray = result.hessian
         return hessian
 
+    def _check_familiarity(self, atoms: Atoms, molecule: Molecules) -> None:
+        """Warn of a molecule unlike the training data; refuse it where strict."""
+        verdicts = self._committee.known(molecule)
+        if not self.parameters["strict"]:
+            warn_unfamiliar(verdicts, [atoms], [0])
+        elif verdicts and verdicts[0].unfamiliar:
+            raise ValueError(
+                f"{atoms.get_chemical_formula()}: {verdicts[0].message}; strict=True "
+                "refuses it"
+            )
+
     def _atoms_or_last(self, atoms: Atoms | None) -> Atoms:
         if atoms is not None:
             return atoms
@@ -299,6 +311,7 @@ class PhysNetCalculator(Calculator):
             periodic=bool(molecule.periodic[0]),
         )
         check_distances(molecule, pairs)
+        self._check_familiarity(atoms, molecule)
         batch = Batch(molecule, pairs)
         self._prepared = key, batch
         return batch

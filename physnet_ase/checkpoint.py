@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from physnet_ase.config import ModelConfig
+from physnet_ase.familiarity import Environments
 from physnet_ase.network.initial import parameter_shapes
 from physnet_ase.references import References
 from physnet_ase.state import ElectronicState
@@ -72,6 +73,9 @@ class ModelMetadata(BaseModel):
     electrostatics: str = Field(
         "all pairs in open molecules; Ewald's sum in periodic cells",
         description="which Coulomb sum the energies hold",
+    )
+    environments: Environments | None = Field(
+        None, description="surroundings of atoms in the training data"
     )
     periodic_structures: int | None = Field(
         None, ge=0, description="of the training data; None: not known"

@@ -55,7 +55,8 @@ def info(
 
     potential = load_potential(model)
     if as_json:
-        typer.echo(json.dumps(potential.metadata.model_dump(mode="json"), indent=2))
+        known = potential.metadata.model_dump(mode="json", exclude={"environments"})
+        typer.echo(json.dumps(known, indent=2))
     else:
         print_model(potential)
 

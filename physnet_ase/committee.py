@@ -8,6 +8,8 @@ import numpy as np
 
 from physnet_ase.checkpoint import symbols
 from physnet_ase.evaluation import Batch, Result
+from physnet_ase.familiarity import Familiarity
+from physnet_ase.molecules import Molecules
 from physnet_ase.potential import Potential, load_potential
 from physnet_ase.state import ElectronicState
 
@@ -104,6 +106,13 @@ class Committee:
                     raise
                 place = f"model {index + 1} of {len(self.members)}"
                 raise ValueError(f"{place}: {error}") from error
+
+    def known(self, molecules: Molecules) -> list[Familiarity]:
+        """Familiarity of each molecule by the member that knows it least."""
+        verdicts = [found for m in self.members if (found := m.known(molecules))]
+        return [
+            max(each, key=lambda v: v.score) for each in zip(*verdicts, strict=True)
+        ]
 
     def run(self, batch: Batch, wanted: Collection[str]) -> list[Result]:
         """Mean results of a batch that is evaluated again and again."""

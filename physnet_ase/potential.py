@@ -18,6 +18,7 @@ from physnet_ase.checkpoint import (
     write_model,
 )
 from physnet_ase.evaluation import check_properties, evaluate_molecules
+from physnet_ase.familiarity import Familiarity, familiarity_of
 from physnet_ase.graph import Graph
 from physnet_ase.molecules import Molecules, concatenate
 from physnet_ase.neighbors import check_distances, evaluation_pairs, without_vacuum
@@ -206,6 +207,33 @@ class Potential:
             stacklevel=4,
         )
 
+    def familiarity(self, atoms: "Atoms | Sequence[Atoms]") -> Any:
+        """How well the model knows structures in their own states.
+
+        Args:
+            atoms: One ``ase.Atoms`` or a list of them.
+
+        Returns:
+            A :class:`~physnet_ase.familiarity.Familiarity` for each, with a score per
+            atom; above 1 the model has seen nothing like it. None where a model does
+            not say what it was trained on.
+
+        Raises:
+            ValueError: A bad structure or state.
+        """
+        single = hasattr(atoms, "positions")
+        several: list[Any] = [atoms] if single else list(atoms)
+        known = self.known(Molecules.from_atoms(several)) if several else []
+        verdicts: list[Familiarity | None] = [*known] or [None] * len(several)
+        return verdicts[0] if single else verdicts
+
+    def known(self, molecules: Molecules) -> list[Familiarity]:
+        """Familiarity of each molecule; empty where the model has no record."""
+        environments = self.metadata.environments
+        if environments is None:
+            return []
+        return familiarity_of(environments, molecules, self.config.cutoff)
+
     def evaluate(
         self,
         atoms: "Atoms | Sequence[Atoms]",
@@ -264,6 +292,7 @@ class Potential:
         potential = self if dtype is None else self.astype(dtype)
         molecules = concatenate(jobs)
         molecules.rows[:] = np.repeat(np.arange(len(several)), len(chosen or [None]))
+        warn_unfamiliar(self.known(molecules), several, molecules.rows.tolist())
         wanted = check_properties(
             properties,
             np.array(pbc),
@@ -278,6 +307,30 @@ class Potential:
         width = len(chosen)
         rows = [flat[i * width : (i + 1) * width] for i in range(len(several))]
         return rows[0] if single else rows
+
+
+def warn_unfamiliar(
+    verdicts: Sequence[Familiarity], structures: Sequence[Any], rows: Sequence[int]
+) -> None:
+    """Warn once of all structures that a model does not know; the first is described.
+
+    Args:
+        verdicts: Of each job.
+        structures: The ``Atoms`` that were asked for.
+        rows: Which of them each job is about.
+    """
+    strange = {int(r): v for v, r in zip(verdicts, rows, strict=False) if v.unfamiliar}
+    if not strange:
+        return
+    first = min(strange)
+    formula = structures[first].get_chemical_formula()
+    others = f" ({len(strange)} of {len(structures)} structures are)"
+    warnings.warn(
+        f"{formula} is unfamiliar: {strange[first].message}"
+        f"{others if len(structures) > 1 else ''}",
+        UserWarning,
+        stacklevel=3,
+    )
 
 
 def _rebuilt(

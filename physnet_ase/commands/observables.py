@@ -117,6 +117,7 @@ def states(
         read_structure,
     )
     from physnet_ase.commands.tables import (
+        familiarity_entry,
         print_states,
         state_differences,
         states_report,
@@ -135,6 +136,7 @@ def states(
         scan = scan_states(atoms, calculator, chosen, kind, zero_point=zero_point)
         differences = state_differences(atoms, calculator, kind, zero_point=zero_point)
     report = states_report(scan, state, differences)
+    report |= familiarity_entry(atoms, state, calculator.potential)
     if plot is not None:
         draw_level_diagram(scan, plot)
     for frame in scan.geometries:

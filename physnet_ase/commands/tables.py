@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from physnet_ase.calculator import PhysNetCalculator
+from physnet_ase.committee import Committee
+from physnet_ase.molecules import Molecules
 from physnet_ase.observables import (
     CrossingPoint,
     EnergyDifference,
@@ -105,6 +107,7 @@ def structure_report(atoms: Atoms, state: ElectronicState) -> dict[str, Any]:
         "forces_eV_per_A": results["forces"].tolist(),
         "charges_e": results["charges"].tolist(),
     }
+    report |= familiarity_entry(atoms, state, atoms.calc.potential)
     if "magmoms" in results:
         report["spin_populations"] = results["magmoms"].tolist()
     if "dipole" in results:
@@ -112,6 +115,14 @@ def structure_report(atoms: Atoms, state: ElectronicState) -> dict[str, Any]:
     if "stress" in results:
         report["stress_eV_per_A3"] = results["stress"].tolist()
     return report
+
+
+def familiarity_entry(
+    atoms: Atoms, state: ElectronicState, potential: Potential | Committee
+) -> dict[str, float]:
+    """The familiarity score for a report; nothing where the model does not say it."""
+    verdicts = potential.known(Molecules.from_atoms([atoms], [state]))
+    return {"familiarity": round(min(verdicts[0].score, 999.0), 3)} if verdicts else {}
 
 
 def print_structure(report: dict[str, Any]) -> None:
@@ -126,6 +137,9 @@ def print_structure(report: dict[str, Any]) -> None:
         facts.add_row("steps", str(report["steps"]))
     facts.add_row("energy", f"{report['energy_eV']:.6f} eV")
     facts.add_row("largest force", f"{report['max_force_eV_per_A']:.4f} eV/Å")
+    if "familiarity" in report:
+        known = "" if report["familiarity"] <= 1.0 else "  unfamiliar, see above"
+        facts.add_row("familiarity", f"{report['familiarity']:.2f} (1: limit){known}")
     if "dipole_eA" in report:
         dipole = float(np.linalg.norm(report["dipole_eA"]))
         facts.add_row("dipole", f"{dipole:.4f} e·Å")

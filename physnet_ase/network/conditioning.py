@@ -142,11 +142,35 @@ def molecule_softmax(
 
 
 class LocalShares(nn.Module):
-    """Shares of the excess charge and of the unpaired electrons from the features.
+    """Shares of a molecule's total, from the features of its atoms.
 
-    q_i = Q exp(ℓ_i)/Σ exp(ℓ_j), with scores ℓ of their own for gaining and for losing
-    electrons; spins likewise with 2S. The exponential lets the whole excess sit on one
-    of several far fragments, and two equal ones get a half each.
+    share_i = T exp(ℓ_i)/Σ exp(ℓ_j), with scores ℓ of their own for positive and for
+    negative totals. The exponential lets the whole total sit on one of several far
+    fragments, and two equal ones get a half each.
+    """
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        features: Float[Array, "atoms features"],
+        total: Float[Array, " molecules"],
+        graph: Graph,
+    ) -> Float[Array, " atoms"]:
+        """Return what each atom carries of ``total``."""
+        hidden = dense(self.config.num_features, "inner")(shifted_softplus(features))
+        scores = SHARPNESS * dense(2, "scores")(shifted_softplus(hidden))
+        own = total[graph.molecule_index]
+        score = jnp.where(own > 0.0, scores[:, 0], scores[:, 1])
+        return own * molecule_softmax(score, graph)
+
+
+class LocalConditioning(nn.Module):
+    """What an atom's own shares add to its features; nothing where they are zero.
+
+    Spins are shared after charges, by atoms that know theirs: where an electron is
+    missing another one is unpaired.
     """
 
     config: ModelConfig
@@ -154,44 +178,35 @@ class LocalShares(nn.Module):
     @nn.compact
     def __call__(
         self, features: Float[Array, "atoms features"], graph: Graph
-    ) -> Shares:
-        """Return what each atom carries."""
-        owner, dtype = graph.molecule_index, features.dtype
-        active = shifted_softplus(features)
-        hidden = dense(self.config.num_features, "inner")(active)
-        scores = SHARPNESS * dense(3, "scores")(shifted_softplus(hidden))
-        charge = graph.total_charge.astype(dtype)[owner]
-        spin = (graph.spin_multiplicity - 1).astype(dtype)[owner]
-        score = jnp.where(charge > 0.0, scores[:, 0], scores[:, 1])
-        return Shares(
-            charge * molecule_softmax(score, graph),
-            spin * molecule_softmax(scores[:, 2], graph),
-        )
-
-
-class LocalConditioning(nn.Module):
-    """What an atom's own shares add to its features; nothing where they are zero."""
-
-    config: ModelConfig
-
-    @nn.compact
-    def __call__(
-        self, features: Float[Array, "atoms features"], graph: Graph
     ) -> tuple[Float[Array, "atoms features"], Shares]:
-        """Return the addition, and the shares behind it."""
+        """Return the new features, and the shares behind them."""
+        dtype = features.dtype
+        charge = LocalShares(self.config, name="charge_shares")(
+            features, graph.total_charge.astype(dtype), graph
+        )
+        features = self._changed(features, signed_signal(charge), "charge")
+        spin = LocalShares(self.config, name="spin_shares")(
+            features, (graph.spin_multiplicity - 1).astype(dtype), graph
+        )
+        features = self._changed(features, spin[:, None], "spin")
+        return features, Shares(charge, spin)
+
+    def _changed(
+        self,
+        features: Float[Array, "atoms features"],
+        signal: Float[Array, "atoms s"],
+        kind: str,
+    ) -> Float[Array, "atoms features"]:
+        """Features with what a share does to them.
+
+        A share acts through the atom's own features: what a hole does to oxygen is not
+        what it does to carbon.
+        """
         size = self.config.num_features
-        shares = LocalShares(self.config, name="shares")(features, graph)
-        # A share acts through the atom's features: what a hole does to oxygen is not
-        # what it does to carbon.
-        gates = dense(2 * size, "gates")(shifted_softplus(features))
-        signals = {"charge": signed_signal(shares.charge), "spin": shares.spin[:, None]}
-        added = jnp.zeros_like(features)
-        for index, (kind, signal) in enumerate(signals.items()):
-            update = dense(size, f"{kind}_value", use_bias=False)(signal)
-            update = update * gates[:, index * size : (index + 1) * size]
-            block = ResidualBlock(use_bias=False, name=f"{kind}_residual")
-            added = added + block(update)
-        return added, shares
+        gate = dense(size, f"{kind}_gate")(shifted_softplus(features))
+        update = dense(size, f"{kind}_value", use_bias=False)(signal) * gate
+        block = ResidualBlock(use_bias=False, name=f"{kind}_residual")
+        return features + block(update)
 
 
 class ChargeTransfer(nn.Module):

@@ -98,8 +98,7 @@ class PhysNet(nn.Module):
                 # The first block is blind to the state: before it, equal elements of
                 # far fragments could not be told apart, and both would become ions.
                 conditioned = LocalConditioning(config, name=f"state_{block}")
-                added, shares = conditioned(features, graph)
-                features = features + added
+                features, shares = conditioned(features, graph)
             features, vectors = InteractionBlock(config, name=f"interaction_{block}")(
                 features, radial, directions, graph.senders, graph.receivers, vectors
             )

@@ -43,8 +43,7 @@ def decided(potential):
     """The same model with scores so far apart that one fragment takes everything."""
     flat = flatten_dict(potential.params)
     sharp = {
-        key: 1e4 * leaf if key[-3:-1] == ("shares", "scores") else leaf
-        for key, leaf in flat.items()
+        key: 1e4 * leaf if key[-2] == "scores" else leaf for key, leaf in flat.items()
     }
     assert any((sharp[key] != flat[key]).any() for key in flat)
     return Potential(potential.metadata, unflatten_dict(sharp), "float64")

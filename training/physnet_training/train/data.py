@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from physnet_ase.checkpoint import ModelMetadata
 from physnet_ase.config import ModelConfig
+from physnet_ase.familiarity import environments_of
 from physnet_ase.molecules import Molecules
 from physnet_ase.references import References
 from physnet_ase.state import ElectronicState
@@ -17,7 +18,9 @@ from physnet_training.loading.batches import read_batches
 from physnet_training.packed import PackedDataset
 from physnet_training.packed.reader import parts
 from physnet_training.train.recipe import Recipe
+from physnet_training.train.split import Split
 
+_MOST_TRAINING, _MOST_VALIDATION = 20_000, 2_000  # molecules whose atoms are described
 _LEAST_SCALE = 0.1  # eV per atom that one unit of the energy head has at the start
 
 
@@ -64,6 +67,17 @@ def dataset_references(
     return references, max(left, _LEAST_SCALE)
 
 
+def _sample(
+    dataset: PackedDataset, rows: NDArray[np.int64], most: int
+) -> Iterator[Molecules]:
+    """Some molecules from everywhere in a part, in batches."""
+    chosen = np.sort(rows[:: max(len(rows) // most, 1)])
+    for some in parts(chosen):
+        names = ["atomic_numbers", "positions"]
+        names += [name for name in ("cell", "pbc") if name in dataset.fields]
+        yield read_batches(dataset, [some], tuple(names), whole_states=True)[0]
+
+
 def check_states(
     dataset: PackedDataset,
     validation: NDArray[np.int64],
@@ -96,10 +110,11 @@ def check_states(
 def describe(
     recipe: Recipe,
     dataset: PackedDataset,
-    train: NDArray[np.int64],
+    split: Split,
     references: References,
 ) -> ModelMetadata:
     """What a model that is trained on these molecules says of itself."""
+    train = split.train
     periodic = 0
     if "pbc" in dataset.fields:
         for rows in parts(train):
@@ -110,5 +125,9 @@ def describe(
         config=recipe.model,
         levels_of_theory=list(dataset.levels),
         periodic_structures=periodic,
+        environments=environments_of(
+            _sample(dataset, train, _MOST_TRAINING),
+            _sample(dataset, split.validation, _MOST_VALIDATION),
+        ),
         **ModelMetadata.stored_references(references),
     )

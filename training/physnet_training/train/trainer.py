@@ -94,7 +94,7 @@ class Trainer:
             dataset, split.train, additive=recipe.model.conditioning == "local"
         )
         check_states(dataset, split.validation, self.references, recipe.model)
-        self.metadata = describe(recipe, dataset, split.train, self.references)
+        self.metadata = describe(recipe, dataset, split, self.references)
         self.fingerprint = dataset_fingerprint(dataset)
         labels = step_module.trained_labels(recipe, dataset.fields)
         if not labels:
