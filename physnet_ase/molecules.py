@@ -236,17 +236,23 @@ def concatenate(batches: Sequence[Molecules]) -> Molecules:
         return batches[0]
     values, absent = {}, {}
     for name in dict.fromkeys(name for batch in batches for name in batch.values):
-        quantity, parts, gone = QUANTITIES[name], [], []
-        for batch in batches:
-            part = batch.values.get(name)
-            if part is None:
-                shape = quantity.row_shape(len(batch), batch.num_atoms)
-                part = np.full(shape, quantity.fill)
-            parts.append(part)
-            nowhere = np.full(len(batch), name not in batch.values)
-            gone.append(batch.absent.get(name, nowhere))
-        values[name] = np.concatenate(parts)
-        absent[name] = np.concatenate(gone)
+        quantity = QUANTITIES[name]
+        values[name] = np.concatenate(
+            [
+                batch.values[name]
+                if name in batch.values
+                else np.full(
+                    quantity.row_shape(len(batch), batch.num_atoms), quantity.fill
+                )
+                for batch in batches
+            ]
+        )
+        gone = [batch.absent.get(name, name not in batch.values) for batch in batches]
+        if any(where is not False for where in gone):
+            pairs = zip(gone, batches, strict=True)
+            absent[name] = np.concatenate(
+                [np.broadcast_to(where, len(batch)) for where, batch in pairs]
+            )
     return Molecules(
         np.concatenate([batch.n_atoms for batch in batches]),
         values,

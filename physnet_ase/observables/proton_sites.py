@@ -1,5 +1,7 @@
 """Where a proton may sit: placing a hydrogen atom at an atom of a molecule."""
 
+import warnings
+
 import numpy as np
 from ase import Atom, Atoms
 from ase.data import covalent_radii
@@ -56,7 +58,12 @@ def protonated(
             trial.arrays.pop(key, None)
         trial.append(Atom("H", place))
         trials.append(trial)
-    energies = vertical_energies(trials, calculator, [[state]] * len(trials))
+    with warnings.catch_warnings():
+        # Most of these places are nowhere near a minimum; the one that is relaxed counts.
+        warnings.filterwarnings(
+            "ignore", message=".* is unfamiliar", category=UserWarning
+        )
+        energies = vertical_energies(trials, calculator, [[state]] * len(trials))
     return trials[int(np.argmin(energies))]
 
 

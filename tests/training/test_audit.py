@@ -7,9 +7,7 @@ import numpy as np
 import physnet_training.packed.reader
 import pytest
 from data_files import batch
-from physnet_training.audit.audit import audit_dataset
-from physnet_training.audit.counts import Histogram
-from physnet_training.audit.energies import LinearFit, make_design
+from physnet_training.audit.audit import Histogram, LevelFits, audit_dataset
 from physnet_training.audit.plausibility import read_for_audit
 from physnet_training.convert import convert
 from physnet_training.packed import PackedDataset, PackedWriter
@@ -200,20 +198,16 @@ def test_dataset_without_energies_or_with_nonsense(make_molecules, tmp_path):
 def test_fit_in_pieces_is_the_fit_of_all(make_molecules, tmp_path, monkeypatch):
     dataset = written(tmp_path / "set", sound(make_molecules))
     monkeypatch.setattr(physnet_training.packed.reader, "_BATCH_MOLECULES", 17)
-    fit, parts = (
-        LinearFit(),
-        list(dataset.batches(read_for_audit(dataset), check=False)),
-    )
+    parts = list(dataset.batches(read_for_audit(dataset), check=False))
     assert len(parts) == 12
-    for piece in parts:
-        chosen = np.ones(len(piece.rows), bool)
-        fit.add(make_design(piece), piece.values["energy"], chosen)
+    fit = LevelFits(dataset)
+    for part in parts:
+        fit.add(part)
     whole = dataset.molecules(range(200))
     states = {ElectronicState(*pair): n for pair, n in dataset.states.items()}
     expected, _ = References.fit([whole], dataset.elements, states)
-    [found] = fit.coefficients().values()
-    assert found[1] == pytest.approx(expected.element_energies[1], abs=1e-8)
-    assert found[8] == pytest.approx(expected.element_energies[8], abs=1e-8)
+    [found] = fit.references.values()
+    assert found.element_energies == pytest.approx(expected.element_energies, abs=1e-8)
     values = whole.values
     wanted = expected.of_molecules(
         values["atomic_numbers"],
@@ -221,8 +215,16 @@ def test_fit_in_pieces_is_the_fit_of_all(make_molecules, tmp_path, monkeypatch):
         values["total_charge"],
         values["spin_multiplicity"],
     )
-    predicted = np.concatenate([fit.predict(make_design(piece)) for piece in parts])
+    predicted = np.concatenate([fit.predict(part) for part in parts])
     np.testing.assert_allclose(predicted, wanted, atol=1e-7)
+
+
+def test_unknown_multiplicities_are_fitted_as_the_lowest(make_molecules, tmp_path):
+    made = sound(make_molecules)
+    made["values"]["spin_multiplicity"] = np.full(200, np.nan)
+    found = audit_dataset(written(tmp_path / "set", made))
+    assert found["suspicious"]["total"] == 0
+    assert found["energies"]["deviation_per_atom"]["p95_absolute"] < 0.1
 
 
 def test_histogram_keeps_what_lies_beyond_and_its_percentiles(rng):

@@ -62,10 +62,7 @@ NPZ = [
     (changed("Q", 1, 0.5), r"molecule 1 .*charge must be .* whole number, got .*0\.5"),
     (changed("Q", 0, 11), r"molecule 0 .*charge \+11 removes more electrons"),
     (changed("R", (1, 1), [0.01, 0.01, 0.05]), r"molecule 1, atom 0 .* 0\.0\d+ Å away"),
-    (
-        {"F": np.zeros((2, 4, 3))},
-        r"forces have shape \(2, 4, 3\), expected \(2, 3",
-    ),
+    ({"F": np.zeros((2, 4, 3))}, r"forces have shape \(2, 4, 3\), expected \(2, 3"),
     ({"E": np.zeros(3)}, r"E has shape \(3,\), expected \(2,\)"),
     ({"N": np.array([3, 2])}, r"molecule 1 .* says 2 atoms but"),
     ({"N": np.array([3, 0])}, r"molecule 1 .* n_atoms 0; .* at least 1"),

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from physnet_training.cli import app
-from physnet_training.conversion import display as convert_display
-from physnet_training.conversion.display import ConversionBar
+from physnet_training.conversion import command as convert_display
+from physnet_training.conversion.command import ConversionBar
 from physnet_training.conversion.job import make_job
 from physnet_training.packed import PackedDataset
 from rich.console import Console

@@ -7,7 +7,7 @@ import signal
 import numpy as np
 import pytest
 from physnet_training.conversion import job as convert_job
-from physnet_training.conversion import pool
+from physnet_training.conversion import pipe
 from physnet_training.convert import convert
 from physnet_training.packed import PackedDataset
 
@@ -143,7 +143,7 @@ def test_a_process_that_was_killed_is_reported(sources, tmp_path, monkeypatch):
     def die(task):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(pool, "work", die)
+    monkeypatch.setattr(pipe, "_work", die)
     with pytest.raises(RuntimeError, match=r"\.npz: a process .* was ended"):
         convert(sources, tmp_path / "set", workers=2)
     assert not list(tmp_path.glob(".*"))

@@ -142,9 +142,7 @@ def test_any_arrangement(tmp_path_factory, make_molecules, copies, buckets):
         first.setdefault(kind, row)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            physnet_training.audit.duplicates,
-            "_PER_BUCKET",
-            -(-len(copies) // buckets),
+            physnet_training.audit.duplicates, "_PER_BUCKET", -(-len(copies) // buckets)
         )
         patch.setattr(physnet_training.audit.duplicates, "_CONFIRM", 4)
         found = find(PackedDataset.open(folder))

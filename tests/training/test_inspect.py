@@ -8,18 +8,18 @@ import matplotlib.image
 import numpy as np
 import pytest
 from physnet_training.audit.audit import audit_dataset
-from physnet_training.audit.plot import plot_audit
 from physnet_training.audit.report import (
     describe,
     describe_row,
     parse_rows,
+    plot_audit,
     stored_audit,
     table,
 )
 from physnet_training.cli import app
 from physnet_training.convert import convert
 from physnet_training.packed import PackedDataset
-from physnet_training.packed.layout import MANIFEST
+from physnet_training.packed.files import MANIFEST
 from rich.console import Console
 from typer.testing import CliRunner
 

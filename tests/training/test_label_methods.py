@@ -10,8 +10,7 @@ from ase.calculators.calculator import CalculationFailed
 from ase.calculators.fd import calculate_numerical_forces
 from physnet_training.label import Method
 from physnet_training.label import calculators as label_calculators
-from physnet_training.label import methods as label_methods
-from physnet_training.label.tasks import label_geometry
+from physnet_training.label.run import label_geometry
 
 from physnet_ase.state import ElectronicState
 from physnet_ase.units import BOHR, HARTREE
@@ -55,7 +54,9 @@ def test_methods_are_refused(arguments, message):
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch):
-    monkeypatch.setattr(label_methods.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(
+        label_calculators.importlib.util, "find_spec", lambda name: None
+    )
     for name, package in (("gfn2-xtb", "tblite"), ("pyscf", "pyscf")):
         message = f"--method {name} needs {package}, .*; install physnet-ase.qm."
         with pytest.raises(ImportError, match=message):

@@ -31,9 +31,8 @@ ONE = Run(workers=1)
 def relaxed(name="N2"):
     atoms = molecule(name)
     sampling = Sampling(relax=True, fmax=1e-4)
-    start = prepare(atoms, EMT(), sampling, hessian=True)
-    atoms.positions = start.positions
-    return atoms, start.hessian
+    hessian = prepare(atoms, EMT(), sampling, hessian=True)
+    return atoms, hessian
 
 
 def packed(names, states, sampling, target, factory="springs"):

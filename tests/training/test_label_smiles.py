@@ -13,13 +13,15 @@ from physnet_training.label import (
     read_structures,
     smiles_structure,
 )
-from physnet_training.label.smiles import (
+from physnet_training.label.plan import (
     check_bonds,
     conformer,
     numbers_and_state,
     read_smiles,
     relatives,
 )
+
+from physnet_ase.state import ElectronicState
 
 pytest.importorskip("rdkit")
 
@@ -49,10 +51,9 @@ def test_relatives_have_one_hydrogen_more_or_less(smiles, kind, expected):
     charge = {"radicals": 0, "protonated": 1, "deprotonated": -1}[kind]
     before, *_ = numbers_and_state(smiles)
     for name in names:
-        numbers, found_charge, multiplicity = numbers_and_state(name)
+        numbers, state = numbers_and_state(name)
         assert len(numbers) == len(before) + change
-        assert found_charge == charge
-        assert multiplicity == (2 if kind == "radicals" else 1)
+        assert state == ElectronicState(charge, 2 if kind == "radicals" else 1)
 
 
 def test_only_closed_shells_have_relatives_and_no_more_than_asked():

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from physnet_training.packed import PackedDataset
-from physnet_training.packed.layout import MANIFEST
+from physnet_training.packed.files import MANIFEST
 
 from physnet_ase.quantities import QUANTITIES
 

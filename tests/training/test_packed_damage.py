@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from physnet_training import PackedMemmapLoader
 from physnet_training.packed import PackedDataset
-from physnet_training.packed.layout import MANIFEST
+from physnet_training.packed.files import MANIFEST
 
 from physnet_ase.quantities import QUANTITIES
 

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 from ase.build import molecule
 from data_files import batch, molecules_of
-from physnet_training.audit.energies import atom_energies
-from physnet_training.audit.energy_forces import find_changes
-from physnet_training.audit.plausibility import judge_units, sample
+from physnet_training.audit.plausibility import (
+    atom_energies,
+    find_changes,
+    judge_units,
+    sample,
+)
 from physnet_training.convert import convert
 from physnet_training.packed import PackedDataset, PackedWriter
 

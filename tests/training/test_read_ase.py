@@ -13,7 +13,7 @@ from physnet_training.convert import convert
 from physnet_training.packed import PackedDataset
 from physnet_training.sources import read_ase
 from physnet_training.sources.formats import find_format
-from physnet_training.sources.options import Reading, ReadOptions
+from physnet_training.sources.keys import Reading, ReadOptions
 
 from physnet_ase.molecules import concatenate
 from physnet_ase.units import HARTREE
@@ -129,10 +129,7 @@ def test_stress_and_cell(tmp_path):
         ({"mult": 3}, r"contradicting .*\['mult'\] = 3, .*\['spin'\] = 1; keep one"),
         ({"charge": "high"}, ".*charge.* must be a single number, got 'high'"),
         ({"virial": np.eye(3)}, "virial is a virial, but there is no volume"),
-        (
-            {"gradient": np.zeros((2, 3))},
-            "there are forces .* --key forces=forces",
-        ),
+        ({"gradient": np.zeros((2, 3))}, "there are forces .* --key forces=forces"),
         ({"F": np.zeros((2, 3))}, "several keys could be the forces: forces, F"),
         ({"REF_energy": 1.0}, "several keys could be the energy"),
     ],

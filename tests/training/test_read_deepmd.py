@@ -5,7 +5,7 @@ import pytest
 from physnet_training.convert import convert
 from physnet_training.packed import PackedDataset
 from physnet_training.sources.formats import find_format
-from physnet_training.sources.options import Reading, ReadOptions
+from physnet_training.sources.keys import Reading, ReadOptions
 from physnet_training.sources.read_deepmd import read_deepmd
 
 from physnet_ase.molecules import concatenate

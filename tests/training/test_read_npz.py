@@ -8,7 +8,7 @@ import pytest
 from data_files import write_padded, write_ragged
 from physnet_training.sources import arrays
 from physnet_training.sources.formats import find_format
-from physnet_training.sources.options import Reading, ReadOptions
+from physnet_training.sources.keys import Reading, ReadOptions
 from physnet_training.sources.read_npz import read_npz
 
 from physnet_ase.molecules import concatenate

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from data_files import molecules_of
 from physnet_training.convert import convert
-from physnet_training.packed import PackedDataset, PackedWriter
-from physnet_training.sources import read_packed as module
+from physnet_training.packed import PackedDataset, PackedWriter, reader
 from physnet_training.sources.formats import find_format
-from physnet_training.sources.options import Reading, ReadOptions
+from physnet_training.sources.keys import Reading, ReadOptions
 from physnet_training.sources.read_packed import read_packed
 
 from physnet_ase.molecules import concatenate
@@ -75,7 +74,7 @@ def same(dataset, molecules):
 
 def test_everything_is_kept_without_being_asked_for(tmp_path, molecules, monkeypatch):
     write(tmp_path / "one", molecules)
-    monkeypatch.setattr(module, "_MAX_MOLECULES", 2)
+    monkeypatch.setattr(reader, "_BATCH_MOLECULES", 2)
     report = convert(tmp_path / "one", tmp_path / "set")  # NaN needs no option
     same(PackedDataset.open(tmp_path / "set"), molecules)
     assert report.sources[0].units["energy"] == "eV (the file says so of energy)"
@@ -92,7 +91,7 @@ def test_root_of_shards(tmp_path, molecules):
 
 def test_pieces_are_cut_by_atoms(tmp_path, molecules, monkeypatch):
     write(tmp_path / "one", molecules)
-    monkeypatch.setattr(module, "_MAX_ATOMS", 4)
+    monkeypatch.setattr(reader, "_BATCH_ATOMS", 4)
     pieces = list(read_packed(tmp_path / "one", ReadOptions(first_row=1), Reading()))
     assert [piece.rows.tolist() for piece in pieces] == [[1], [2], [3], [4]]
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from physnet_training.cli import app as command
 from physnet_training.label import Method
-from physnet_training.label.journal import Journal
-from physnet_training.label.smiles import conformer
-from physnet_training.label.tasks import label_frame
+from physnet_training.label.output import Journal
+from physnet_training.label.plan import conformer
+from physnet_training.label.run import label_frame
 from physnet_training.packed import PackedDataset
 from typer.testing import CliRunner
 

@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from physnet_training.audit.distances import closest_pair, shortest_distances
-from physnet_training.audit.validate import check_molecules, find_problems
+from physnet_training.audit.validate import (
+    check_molecules,
+    closest_pair,
+    find_problems,
+    shortest_distances,
+)
 
 from physnet_ase.molecules import Molecules
 

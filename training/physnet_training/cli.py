@@ -7,9 +7,13 @@ from typing import Annotated, Any
 import typer
 
 from physnet_ase.commands.plain_errors import plain_errors
-from physnet_training.conversion.command import AssumeMultiplicity, check_lowest
-from physnet_training.data_commands import data_app
-from physnet_training.label.command import label_app
+from physnet_training.audit.command import inspect
+from physnet_training.conversion.command import (
+    AssumeMultiplicity,
+    check_lowest,
+    convert,
+)
+from physnet_training.label_command import label_app
 
 app = typer.Typer(
     name="physnet-train",
@@ -18,9 +22,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(data_app)
 app.add_typer(label_app)
 _plain = plain_errors("physnet-train")
+app.command()(_plain(convert))
+app.command()(_plain(inspect))
 
 Data = Annotated[
     list[Path] | None,

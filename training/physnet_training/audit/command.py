@@ -34,7 +34,7 @@ def inspect(
     """Summarise a packed dataset: contents, plausibility of units, suspicious rows."""
     from rich.console import Console
 
-    from physnet_training.audit.report import describe, stored_audit, table
+    from physnet_training.audit.report import describe, plot_audit, stored_audit, table
     from physnet_training.packed import PackedDataset
 
     packed = PackedDataset.open(dataset)
@@ -47,8 +47,6 @@ def inspect(
     if found is None:
         found = _audit(packed)
     if plot is not None:
-        from physnet_training.audit.plot import plot_audit
-
         plot_audit(found, plot)
     description = describe(packed, found)
     if as_json:

@@ -2,7 +2,6 @@
 
 import tempfile
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ Array = NDArray[Any]
 _ENTRY = np.dtype([("key", "<u8"), ("row", "<i8")])
 _PER_BUCKET = 250_000  # molecules sorted at once: 4 MB, and twice that while sorting
 _CONFIRM = 1 << 18  # atoms compared at once
+_COMPARED = ("atomic_numbers", "positions", "level", "pbc", "cell", "energy")
 # Odd constants, so that multiplying loses nothing: golden ratio, splitmix64's own.
 _FIRST, _SECOND, _PLACE = (
     np.uint64(0x9E3779B97F4A7C15),
@@ -61,12 +61,7 @@ class DuplicateFinder:
     def __enter__(self) -> "DuplicateFinder":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Remove the temporary files."""
         for file in self._files:
             file.close()
@@ -91,10 +86,15 @@ class DuplicateFinder:
             file.seek(0)
             entries = np.frombuffer(file.read(), dtype=_ENTRY)
             for pairs in _bounded(_same_key(entries), self._dataset.n_atoms):
-                same = pairs[_confirmed(self._dataset, pairs)]
-                count += len(same)
-                contradicting += _other_energy(self._dataset, same)
-                rows = np.concatenate([rows, same])
+                one, other = (
+                    self._dataset.molecules(part, _COMPARED, check=False)
+                    for part in pairs.T
+                )
+                same = _confirmed(one, other)
+                count += int(same.sum())
+                away = np.abs(one.values["energy"] - other.values["energy"])
+                contradicting += int((same & (away > 1e-3)).sum())
+                rows = np.concatenate([rows, pairs[same]])
                 rows = rows[np.argsort(rows[:, 0], kind="stable")[: self._limit]]
         return Duplicates(count, contradicting, rows)
 
@@ -122,19 +122,18 @@ def molecule_hashes(batch: Molecules) -> Array:
     words *= _SECOND
     words ^= words >> np.uint64(29)
     hashes = np.add.reduceat(words, batch.first_atom)
-    for values in _of_molecules(batch.values.__getitem__):
+    for values in _of_molecules(batch):
         for column in _bits(values.astype(np.float32).reshape(len(hashes), -1)).T:
             hashes = splitmix64(hashes ^ (column * _PLACE))
     return hashes
 
 
-def _of_molecules(take: Any) -> tuple[Array, ...]:
+def _of_molecules(batch: Molecules) -> tuple[Array, ...]:
     """What makes molecules of one geometry different."""
     names = ("total_charge", "spin_multiplicity", "level", "pbc")
     # Cells of molecules that are not periodic say nothing, whatever they hold.
-    periodic = take("pbc").any(axis=1)
-    cell = np.where(periodic[:, None, None], take("cell"), 0)
-    return (*(take(name) for name in names), cell)
+    cell = np.where(batch.periodic[:, None, None], batch.values["cell"], 0)
+    return (*(batch.values[name] for name in names), cell)
 
 
 def _bits(values: Array) -> Array:
@@ -160,32 +159,15 @@ def _bounded(pairs: Array, n_atoms: Array) -> list[Array]:
     return np.split(pairs, np.flatnonzero(np.diff(atoms // _CONFIRM)) + 1)
 
 
-def _confirmed(dataset: PackedDataset, pairs: Array) -> Array:
-    """Whether the two molecules of each pair are the same, [n] bool."""
-    rows, firsts = pairs.T
-    same = np.asarray(dataset.n_atoms[rows] == dataset.n_atoms[firsts])
-    for mine, other in zip(
-        _of_molecules(lambda name: dataset.take(name, rows)),
-        _of_molecules(lambda name: dataset.take(name, firsts)),
-        strict=True,
-    ):
-        equal = (mine == other) | ((mine != mine) & (other != other))
+def _confirmed(one: Molecules, other: Molecules) -> Array:
+    """Whether molecules are the same as those of another batch, [molecules] bool."""
+    same = np.asarray(one.n_atoms == other.n_atoms)
+    for mine, theirs in zip(_of_molecules(one), _of_molecules(other), strict=True):
+        equal = (mine == theirs) | ((mine != mine) & (theirs != theirs))
         same &= equal.reshape(len(same), -1).all(axis=1)
-    if not same.any():
-        return same
-    candidates = np.flatnonzero(same)
-    mine, other = (dataset.atom_rows(part[candidates]) for part in (rows, firsts))
-    sizes = dataset.n_atoms[rows[candidates]].astype(np.int64)
-    equal = dataset.take("atomic_numbers", mine) == dataset.take(
-        "atomic_numbers", other
-    )
-    positions = dataset.take("positions", mine) == dataset.take("positions", other)
-    equal &= positions.all(axis=1)
-    same[candidates] = np.logical_and.reduceat(equal, np.cumsum(sizes) - sizes)
+    if same.any():
+        one, other = one.keep(same), other.keep(same)
+        equal = one.values["atomic_numbers"] == other.values["atomic_numbers"]
+        equal &= (one.values["positions"] == other.values["positions"]).all(axis=1)
+        same[same] = np.logical_and.reduceat(equal, one.first_atom)
     return same
-
-
-def _other_energy(dataset: PackedDataset, pairs: Array) -> int:
-    """Number of pairs whose energies differ by more than 1 meV."""
-    mine, other = (dataset.take("energy", rows) for rows in pairs.T)
-    return int((np.abs(mine - other) > 1e-3).sum())

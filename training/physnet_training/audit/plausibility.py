@@ -4,16 +4,15 @@ No check can prove a unit; each compares a typical number with what physics allo
 calls it suspicious when it is off by about the factor between two units.
 """
 
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from ase.data import covalent_radii
+from ase.data import atomic_masses, covalent_radii
 from numpy.typing import NDArray
 
 from physnet_ase.molecules import Molecules
 from physnet_ase.units import BOHR, HARTREE, KCAL_PER_MOL
-from physnet_training.audit.energies import molecule_energies
-from physnet_training.audit.energy_forces import bond_forces, find_changes
 from physnet_training.packed import PackedDataset
 
 Array = NDArray[Any]
@@ -57,6 +56,17 @@ _SAMPLE_RUN = 100
 _CLEAR = 0.4  # correlation of bond lengths with forces; -0.7 to -0.9 in real data
 _BOND_STIFFNESS = (1.5, 250.0)  # eV/Å²; 6 (metals) to 143 (N2)
 _NOBLE = (2, 10, 18, 36, 54, 86)
+_NEAR = 0.15  # Å; beyond this the trapezoidal rule fails: 0.3 Å already costs a quarter
+_APART = 0.005  # Å; closer geometries differ in energy by rounding only
+_PAIRS_PER_GROUP = 200
+_MIN_FRAMES = 5  # of one molecule, to know the mean lengths of its bonds
+_MIN_BONDS = 20  # bond lengths seen; fewer say nothing
+_BONDED = 1.3  # times the covalent radii, in the first geometry
+_MOST_FRAMES = 3000  # looked at, in runs of neighbours
+_MOST_ALIKE = 500  # molecules whose bonds to hydrogen are compared
+_COINCIDENT = 1e-3  # Å; atoms that close have no bond, and no division by zero
+_MOVED = 0.003  # Å; bonds that vary less are relaxed or rigid
+_STATE = ("total_charge", "spin_multiplicity")
 
 
 class Verdict(NamedTuple):
@@ -101,11 +111,7 @@ def judge_units(samples: list[Molecules]) -> list[Verdict]:
     Args:
         samples: Some molecules of the dataset, see ``sample``.
     """
-    verdicts = [
-        _energy(samples),
-        *_forces(samples),
-        _length(samples),
-    ]
+    verdicts = [_energy(samples), *_forces(samples), _length(samples)]
     return [verdict for verdict in verdicts if verdict is not None]
 
 
@@ -160,8 +166,9 @@ def _energy(samples: list[Molecules]) -> Verdict | None:
 
 
 def _forces(samples: list[Molecules]) -> list[Verdict]:
-    sizes = [np.linalg.norm(batch.values["forces"], axis=1) for batch in samples]
-    size = np.concatenate(sizes)
+    size = np.concatenate(
+        [np.linalg.norm(batch.values["forces"], axis=1) for batch in samples]
+    )
     # Single atoms feel none.
     size = size[np.isfinite(size) & (size > 0)]
     if not len(size):
@@ -190,7 +197,7 @@ def _forces(samples: list[Molecules]) -> list[Verdict]:
 
 def _wrong_bonds(samples: list[Molecules]) -> str | None:
     """What is wrong with forces along bonds, None where nothing is."""
-    bonds = bond_forces(samples)
+    bonds = _bond_forces(samples)
     if bonds is None or abs(bonds.correlation) < _CLEAR:
         return None
     if bonds.correlation > 0:
@@ -246,13 +253,9 @@ def _stiff(stiffness: Array) -> Verdict | None:
 
 def _length(samples: list[Molecules]) -> Verdict | None:
     """Nearest neighbours against the sums of covalent radii (those of ASE)."""
-    ratios: list[float] = []
-    step = sum(len(batch.rows) for batch in samples) // _MAX_BONDED + 1
-    for batch in samples:
-        for index in range(0, len(batch.rows), step):
-            ratio = _bond(batch, index)
-            if ratio is not None:
-                ratios.append(ratio)
+    step = sum(map(len, samples)) // _MAX_BONDED + 1
+    found = [_bond(b, index) for b in samples for index in range(0, len(b), step)]
+    ratios = [ratio for ratio in found if ratio is not None]
     if not ratios:
         return None
     typical = float(np.median(ratios))
@@ -260,9 +263,8 @@ def _length(samples: list[Molecules]) -> Verdict | None:
     if _BONDS[0] < typical < _BONDS[1]:
         return Verdict("length", "plausible", text)
     if typical < _BONDS[0]:
-        return Verdict(
-            "length", "suspicious", f"{text}: check --length-unit, Å read as bohr?"
-        )
+        text = f"{text}: check --length-unit, Å read as bohr?"
+        return Verdict("length", "suspicious", text)
     if 0.8 < typical * BOHR < 1.15:
         return Verdict("length", "suspicious", f"{text}: bohr read as Å?")
     return Verdict("length", "unclear", f"{text}: atoms that are not bonded?")
@@ -270,18 +272,225 @@ def _length(samples: list[Molecules]) -> Verdict | None:
 
 def _bond(batch: Molecules, index: int) -> float | None:
     """Nearest neighbours of one molecule: distance over radii, median of the atoms."""
-    begin, size = (
-        int(batch.first_atom[index]),
-        min(int(batch.n_atoms[index]), _MAX_ATOMS),
-    )
-    numbers = batch.values["atomic_numbers"][begin : begin + size]
+    begin = int(batch.n_atoms[:index].sum())
+    atoms = slice(begin, begin + min(int(batch.n_atoms[index]), _MAX_ATOMS))
+    numbers = batch.values["atomic_numbers"][atoms]
     bonding = ~np.isin(numbers, _NOBLE)
     if bonding.sum() < 2:
         return None
-    points = batch.values["positions"][begin : begin + size][bonding].astype(np.float64)
+    points = batch.values["positions"][atoms][bonding].astype(np.float64)
     radii = covalent_radii[numbers[bonding]]
     vectors = points[:, None] - points[None]
     ratios = np.sqrt(np.einsum("ijk,ijk->ij", vectors, vectors))
     ratios /= radii[:, None] + radii
     np.fill_diagonal(ratios, np.inf)
     return float(np.median(ratios.min(axis=1)))
+
+
+class Changes(NamedTuple):
+    """Pairs of similar geometries of one molecule in one state.
+
+    Attributes:
+        energies: [pairs] difference of the energies, eV.
+        work: [pairs] the same by the forces along the way, eV.
+        stiffness: [groups] mean squared force over energy spread, eV/Å².
+    """
+
+    energies: Array
+    work: Array
+    stiffness: Array
+
+
+def find_changes(samples: list[Molecules]) -> Changes:
+    """Compare geometries that follow each other in the data.
+
+    ΔE = −∫F·dx, by the trapezoidal rule: exact for a harmonic potential however far
+    the geometries are apart. One is turned onto the other first (W. Kabsch, Acta
+    Cryst. A 32, 922 (1976)). Periodic structures are compared as they are.
+
+    Stiffness is Σ⟨F²⟩ / sqrt(2 d Var E) with d the number of coordinates: the mean
+    force constant, if the geometries are from a thermal ensemble of an oscillator.
+
+    Args:
+        samples: Molecules; energies and forces that are missing are left out.
+    """
+    groups: dict[bytes, list[tuple[Molecules, int]]] = {}
+    for batch in samples:
+        for index, key in _usable(batch):
+            groups.setdefault(key, []).append((batch, index))
+    energies, work, stiffness = [], [], []
+    for members in groups.values():
+        if len(members) < 2:
+            continue
+        some = members[: _PAIRS_PER_GROUP + 1]
+        energy, positions, forces = _gather(some)
+        if len(some) >= 10 and energy.std() > 1e-4:
+            spread = np.sqrt(2 * forces[0].size) * energy.std()
+            stiffness.append(float((forces**2).sum(axis=(1, 2)).mean() / spread))
+        if some[0][0].values["pbc"][some[0][1]].any():
+            turned, turned_forces = positions[1:], forces[1:]
+        else:
+            turned, turned_forces = _superpose(positions, forces)
+        steps = turned - positions[:-1]
+        distance = np.sqrt((steps**2).sum(axis=2).mean(axis=1))
+        useful = (distance < _NEAR) & (distance > _APART)
+        mean = 0.5 * (forces[:-1] + turned_forces)
+        work.append(-(mean * steps).sum(axis=(1, 2))[useful])
+        energies.append(np.diff(energy)[useful])
+    none = [np.zeros(0)]
+    return Changes(
+        np.concatenate(energies or none),
+        np.concatenate(work or none),
+        np.array(stiffness),
+    )
+
+
+def _usable(batch: Molecules) -> Iterator[tuple[int, bytes]]:
+    """Usable molecules, with what those of one group have in common."""
+    values, first = batch.values, batch.first_atom
+    finite = np.isfinite(values["forces"]).all(axis=1)
+    usable = np.logical_and.reduceat(finite, first) & (batch.n_atoms > 1)
+    usable &= np.isfinite(values["energy"])
+    state = np.stack([values[name] for name in (*_STATE, "level")], axis=1)
+    for index in np.flatnonzero(usable).tolist():
+        atoms = slice(first[index], first[index] + batch.n_atoms[index])
+        yield index, values["atomic_numbers"][atoms].tobytes() + state[index].tobytes()
+
+
+def _gather(members: list[tuple[Molecules, int]]) -> tuple[Array, Array, Array]:
+    """Energies [n], centred positions and forces [n, atoms, 3] of one group."""
+    energies, positions, forces = [], [], []
+    for batch, index in members:
+        begin = batch.first_atom[index]
+        atoms = slice(begin, begin + batch.n_atoms[index])
+        energies.append(batch.values["energy"][index])
+        positions.append(batch.values["positions"][atoms])
+        forces.append(batch.values["forces"][atoms])
+    points = np.array(positions, dtype=np.float64)
+    if not members[0][0].values["pbc"][members[0][1]].any():
+        points -= points.mean(axis=1, keepdims=True)
+    return np.array(energies), points, np.array(forces, dtype=np.float64)
+
+
+def _superpose(positions: Array, forces: Array) -> tuple[Array, Array]:
+    """Each geometry after the first, turned onto the one before, with its forces."""
+    onto, moved = positions[:-1], positions[1:]
+    left, _, right = np.linalg.svd(np.einsum("pni,pnj->pij", moved, onto))
+    # Without this a mirror image would count as a rotation.
+    left[:, :, 2] *= np.sign(np.linalg.det(left @ right))[:, None]
+    rotation = left @ right
+    return moved @ rotation, forces[1:] @ rotation
+
+
+class _BondForces(NamedTuple):
+    """How forces answer when bonds are longer or shorter than on average."""
+
+    correlation: (
+        float  # of extensions with forces that open bonds; negative: pulled back
+    )
+    stiffness: float  # eV/Å², how much force per extension
+
+
+def _bond_forces(samples: list[Molecules]) -> _BondForces | None:
+    """Compare bond lengths with the forces along the bonds; None without enough bonds.
+
+    Needs neither energies nor geometries that are close to each other. A bond is
+    compared with the same bond in other geometries of its molecule; where there are
+    too few of these, bonds to hydrogen with others of the same two elements.
+    """
+    frames: dict[bytes, list[Array]] = {}
+    step = -(-sum(map(len, samples)) // _MOST_FRAMES)
+    for batch in samples[::step]:
+        values, starts = batch.values, batch.first_atom.tolist()
+        columns = [values[name] for name in ("positions", "forces")]
+        owned = np.concatenate([values["atomic_numbers"][:, None], *columns], axis=1)
+        states = np.stack([values[name] for name in _STATE], axis=1)
+        for first, size, state in zip(
+            starts, batch.n_atoms.tolist(), states, strict=True
+        ):
+            molecule = owned[first : first + size].astype(np.float64)
+            if 1 < size <= _MAX_ATOMS and np.isfinite(molecule).all():
+                kind = molecule[:, 0].tobytes() + state.tobytes()
+                known = frames.setdefault(kind, [])
+                if len(known) < _PAIRS_PER_GROUP:
+                    known.append(molecule)
+    same: list[tuple[Array, Array]] = []
+    for group in frames.values():
+        if len(group) >= _MIN_FRAMES:
+            _, lengths, forces = _bonds(np.array(group))
+            same += zip(lengths.T, forces.T, strict=True)
+    answer = _answer(same)
+    if answer is not None:
+        return answer
+    alike: dict[int, list[tuple[Array, Array]]] = {}
+    for group in list(frames.values())[:_MOST_ALIKE]:
+        heavier, lengths, forces = _bonds(np.array(group))
+        for number, length, force in zip(heavier, lengths.T, forces.T, strict=True):
+            alike.setdefault(number, []).append((length, force))
+    pooled = [
+        (np.concatenate([b[0] for b in bonds]), np.concatenate([b[1] for b in bonds]))
+        for number, bonds in alike.items()
+        if number
+    ]
+    return _answer(pooled)
+
+
+def _bonds(group: Array) -> tuple[list[int], Array, Array]:
+    """Bonds of [frames, atoms, element + position + force]; 0 without hydrogen.
+
+    Returns the element bound to hydrogen, [frames, bonds] lengths and opening forces.
+    """
+    numbers, points = group[0, :, 0].astype(int), group[..., 1:4]
+    radii = covalent_radii[numbers]
+    one, other = np.triu_indices(len(numbers), 1)
+    reach = _BONDED * (radii[one] + radii[other])
+    near = np.linalg.norm(points[0, one] - points[0, other], axis=1) < reach
+    one, other = one[near], other[near]
+    vectors = points[:, one] - points[:, other]
+    lengths = np.linalg.norm(vectors, axis=2)
+    # The light atom shows best what a bond does: relative acceleration, reduced mass.
+    masses = atomic_masses[numbers]
+    share = (masses[other] / (masses[one] + masses[other]))[:, None]
+    forces = share * group[:, one, 4:] - (1 - share) * group[:, other, 4:]
+    opening = (forces * vectors).sum(axis=2) / np.maximum(lengths, _COINCIDENT)
+    pairs = zip(numbers[one].tolist(), numbers[other].tolist(), strict=True)
+    heavier = [max(pair) if min(pair) == 1 < max(pair) else 0 for pair in pairs]
+    return heavier, lengths, opening
+
+
+def _answer(bonds: list[tuple[Array, Array]]) -> _BondForces | None:
+    """Medians over the bonds that vary; None where there are too few."""
+    correlations, stiffness, seen = [], [], 0
+    for lengths, forces in bonds:
+        extension, opening = lengths - lengths.mean(), forces - forces.mean()
+        moved = extension.std() > _MOVED and opening.std() > 0
+        if len(lengths) >= _MIN_FRAMES and moved:
+            stiffness.append(-(extension @ opening) / (extension @ extension))
+            correlations.append(np.corrcoef(extension, opening)[0, 1])
+            seen += len(lengths)
+    if seen < _MIN_BONDS:
+        return None
+    return _BondForces(float(np.median(correlations)), float(np.median(stiffness)))
+
+
+def atom_energies(atomic_numbers: Array) -> Array:
+    """Estimated energy of free atoms with all electrons, within 3 % beyond helium.
+
+    E = −0.768745 Z^(7/3) + Z²/2 − 0.269900 Z^(5/3) hartree: Thomas and Fermi's term,
+    Scott's correction and Schwinger's (B.-G. Englert, Semiclassical Theory of Atoms,
+    1988). Molecules differ from their atoms by a thousandth of that.
+
+    Args:
+        atomic_numbers: [atoms].
+
+    Returns:
+        [atoms] eV, negative.
+    """
+    z = np.arange(int(np.max(atomic_numbers, initial=0)) + 1, dtype=np.float64)
+    table = -0.768745 * z ** (7 / 3) + z**2 / 2 - 0.269900 * z ** (5 / 3)
+    return HARTREE * table[atomic_numbers]
+
+
+def molecule_energies(atomic_numbers: Array, starts: Array) -> Array:
+    """Sum of ``atom_energies`` over each molecule. [molecules] eV."""
+    return np.add.reduceat(atom_energies(atomic_numbers), starts)

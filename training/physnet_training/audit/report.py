@@ -1,27 +1,26 @@
-"""What a dataset holds and what an audit found of it: values, words and tables."""
+"""What a dataset holds and what an audit found of it: values, words, pictures."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ase.data import chemical_symbols
 from ase.formula import Formula
-from numpy.typing import NDArray
 from rich.markup import escape
 from rich.table import Table
 
 from physnet_ase.quantities import labels
 from physnet_ase.state import signed
-from physnet_training.audit.distances import closest_pair
+from physnet_training.audit.validate import closest_pair
 from physnet_training.packed import PackedDataset
-from physnet_training.packed.files import read_json
-from physnet_training.packed.layout import REPORT, units
-
-Array = NDArray[Any]
+from physnet_training.packed.files import REPORT, read_json, units
 
 _MARKS = {"plausible": "ok", "suspicious": "SUSPICIOUS", "unclear": "unclear"}
 _SHOWN = 20
 _SHOWN_ATOMS = 100
+_MAX_BARS = 16
+_DISTANCES = (0.1, 0.2, 0.5, 0.7, 1, 1.4, 2, 3, 5, 10, 20, 50)  # Å
 
 
 def stored_audit(dataset: PackedDataset) -> dict[str, Any] | None:
@@ -47,7 +46,7 @@ def describe(
 
     Args:
         dataset: The dataset.
-        audit: What ``audit.audit_dataset`` returned, to be part of the description.
+        audit: What ``audit_dataset`` returned, to be part of the description.
     """
     sizes = dataset.n_atoms
     notes = [note for m in dataset.manifests for note in m.get("notes", [])]
@@ -92,51 +91,43 @@ def describe(
 
 def table(description: dict[str, Any]) -> Table:
     """A rich table of what ``describe`` returned."""
-    grid = Table(
-        title=escape(description["path"]), show_header=False, title_justify="left"
-    )
+    sizes, audit = description["atoms_per_molecule"], description["validation"]
+    total = description["num_molecules"]
+    elements = " ".join(description["elements"])
+    rows = {
+        "molecules": f"{total:,}",
+        "atoms": f"{description['num_atoms']:,} ({sizes['min']} to {sizes['max']} per "
+        f"molecule, {sizes['mean']:.1f} on average)",
+        "shards": str(description["num_shards"]),
+        "elements": elements if audit is None else element_text(audit),
+        "states": "\n".join(
+            f"charge {signed(state['charge'])}, multiplicity {state['multiplicity']}: "
+            f"{state['count']:,}"
+            for state in description["states"]
+        )
+        or "unknown",
+        "labels": "\n".join(
+            f"{name}: {'all' if count == total else f'{count:,} molecules'}"
+            for name, count in description["labels"].items()
+        )
+        or "none",
+        "levels of theory": "\n".join(description["levels"]) or "not stated",
+        "named molecules": f"{description['num_groups']:,}",
+        "units": ", ".join(f"{name} {u}" for name, u in description["units"].items()),
+        "sources": "\n".join(
+            f"{source.get('path', '?')}: {source.get('num_molecules', '?')} molecules"
+            for source in description["sources"]
+        )
+        or "not stated",
+        "notes": "\n".join(description["notes"]),
+    }
+    title = escape(description["path"])
+    grid = Table(title=title, show_header=False, title_justify="left")
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column()
-    sizes = description["atoms_per_molecule"]
-    grid.add_row("molecules", f"{description['num_molecules']:,}")
-    grid.add_row(
-        "atoms",
-        f"{description['num_atoms']:,} ({sizes['min']} to {sizes['max']} per molecule, "
-        f"{sizes['mean']:.1f} on average)",
-    )
-    grid.add_row("shards", str(description["num_shards"]))
-    audit = description["validation"]
-    elements = " ".join(description["elements"])
-    if audit is not None:
-        elements = element_text(audit)
-    grid.add_row("elements", elements)
-    states = [
-        f"charge {signed(state['charge'])}, multiplicity {state['multiplicity']}: "
-        f"{state['count']:,}"
-        for state in description["states"]
-    ]
-    grid.add_row("states", "\n".join(states) or "unknown")
-    total = description["num_molecules"]
-    labels = [
-        f"{name}: {'all' if count == total else f'{count:,} molecules'}"
-        for name, count in description["labels"].items()
-    ]
-    grid.add_row("labels", "\n".join(labels) or "none")
-    grid.add_row(
-        "levels of theory", escape("\n".join(description["levels"])) or "not stated"
-    )
-    grid.add_row("named molecules", f"{description['num_groups']:,}")
-    units = ", ".join(f"{name} {unit}" for name, unit in description["units"].items())
-    grid.add_row("units", units)
-    sources = [
-        f"{source.get('path', '?')}: {source.get('num_molecules', '?')} molecules"
-        for source in description["sources"]
-    ]
-    grid.add_row("sources", escape("\n".join(sources)) or "not stated")
-    if description["notes"]:
-        grid.add_row("notes", escape("\n".join(description["notes"])))
-    for topic, text in audit_lines(audit) if audit is not None else ():
-        grid.add_row(topic, escape(text))
+    for topic, text in (*rows.items(), *(audit_lines(audit) if audit else ())):
+        if text:
+            grid.add_row(topic, escape(text))
     return grid
 
 
@@ -144,7 +135,7 @@ def audit_lines(audit: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Topic and text of each thing that an audit found about the numbers.
 
     Args:
-        audit: What ``audit.audit_dataset`` returned.
+        audit: What ``audit_dataset`` returned.
     """
     forces, distances = audit["forces"], audit["distances"]
     if forces is not None:
@@ -314,24 +305,25 @@ def row_lines(found: dict[str, Any]) -> list[str]:
 
 def _source(dataset: PackedDataset, row: int) -> dict[str, Any]:
     """The source of a molecule, and its row there or the rows it is among."""
-    for manifest in dataset.manifests:
-        inside = manifest.get("num_molecules", 0)
-        if row >= inside:
-            row -= inside
-            continue
-        for entry in manifest.get("provenance", []):
-            count = entry.get("num_molecules", 0)
-            if row >= count:
-                row -= count
-                continue
-            found = {"source": entry.get("path")}
-            if "rows" in entry:
-                first, end = entry["rows"]
-                exact = end - first == count  # none was left out
-                found["source_row"] = first + row if exact else f"{first} to {end - 1}"
-            return found
+    manifest, row = _holding(dataset.manifests, row)
+    entry, row = _holding(manifest.get("provenance", []), row)
+    if not entry:
         return {}
-    return {}
+    found = {"source": entry.get("path")}
+    if "rows" in entry:
+        first, end = entry["rows"]
+        exact = end - first == entry["num_molecules"]  # none was left out
+        found["source_row"] = first + row if exact else f"{first} to {end - 1}"
+    return found
+
+
+def _holding(entries: Iterable[dict[str, Any]], row: int) -> tuple[dict[str, Any], int]:
+    """The entry whose molecules a row is among, and its number there."""
+    for entry in entries:
+        if row < entry.get("num_molecules", 0):
+            return entry, row
+        row -= entry.get("num_molecules", 0)
+    return {}, row
 
 
 def _plain(values: Any) -> Any:
@@ -341,10 +333,73 @@ def _plain(values: Any) -> Any:
         return None
     if array.ndim == 0:
         number = float(array)
-        return int(number) if number == int(number) else _short(array)
+        if number == int(number):
+            return int(number)
+        return float(str(array)) if array.dtype == np.float32 else number
     return [_plain(entry) for entry in array]
 
 
-def _short(number: Array) -> float:
-    """Float32 numbers with the digits they have."""
-    return float(str(number)) if number.dtype == np.float32 else float(number)
+def plot_audit(audit: dict[str, Any], picture: Path) -> Path:
+    """Draw sizes, elements, states, energies, forces and shortest distances.
+
+    Args:
+        audit: What ``audit_dataset`` returned.
+        picture: File to write; the ending says the format.
+    """
+    from matplotlib.figure import Figure  # takes a second to import
+
+    figure = Figure(figsize=(12, 6.6), layout="constrained")
+    sizes, elements, states, energies, forces, distances = figure.subplots(2, 3).ravel()
+    _histogram(sizes, audit["sizes"]["histogram"], "atoms per molecule")
+    _bars(elements, [(e["symbol"], e["atoms"]) for e in audit["elements"]], "atoms")
+    _bars(states, [(_state(s), s["count"]) for s in audit["states"]], "molecules")
+    states.set_ylabel("charge, 2S+1")
+    away = (audit["energies"] or {}).get("deviation_per_atom")
+    for axis, counted, label in (
+        (energies, away, "energy above the linear fit (eV/atom)"),
+        (forces, audit["forces"], "force on an atom (eV/Å)"),
+        (distances, audit["distances"], "shortest distance of a molecule (Å)"),
+    ):
+        _histogram(axis, None if counted is None else counted["histogram"], label)
+        axis.set_yscale("log")
+        if axis is not energies:
+            axis.set_xscale("log")
+    forces.set_ylabel("atoms")
+    low, high = distances.get_xlim()
+    ticks = [tick for tick in _DISTANCES if low <= tick <= high]
+    distances.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    distances.set_xticks([], minor=True)
+    figure.suptitle(
+        f"{audit['num_molecules']:,} molecules, {audit['num_atoms']:,} atoms"
+    )
+    figure.savefig(picture, dpi=150)
+    return picture
+
+
+def _state(state: dict[str, Any]) -> str:
+    charge, spin = state["charge"], state["multiplicity"]
+    shown = signed(charge) if isinstance(charge, int) else f"{charge:+g}"
+    return f"{shown}, {'?' if spin is None else spin}"
+
+
+def _histogram(axis: Any, content: dict[str, Any] | None, label: str) -> None:
+    axis.set(xlabel=label, ylabel="molecules")
+    if content is None or not content["counts"]:
+        axis.text(0.5, 0.5, "none", ha="center", va="center", transform=axis.transAxes)
+        return
+    axis.stairs(content["counts"], content["edges"], fill=True)
+    axis.grid(alpha=0.3)
+
+
+def _bars(axis: Any, counts: list[tuple[str, int]], label: str) -> None:
+    """Horizontal bars, the most frequent ones, in their given order."""
+    least = sorted((count for _, count in counts), reverse=True)[:_MAX_BARS][-1]
+    shown = [entry for entry in counts if entry[1] >= least][:_MAX_BARS]
+    places = np.arange(len(shown))
+    axis.barh(places, [count for _, count in shown], log=True)
+    axis.set_xlim(left=0.7)  # one alone is seen too
+    axis.set_yticks(places, [name for name, _ in shown])
+    axis.invert_yaxis()
+    more = len(counts) - len(shown)
+    axis.set_xlabel(f"{label} ({more} kinds more)" if more else label)
+    axis.grid(alpha=0.3, axis="x")

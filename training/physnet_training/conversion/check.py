@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from physnet_ase.molecules import Molecules
 from physnet_ase.quantities import QUANTITIES
-from physnet_ase.state import free_atom_multiplicity
 from physnet_training.audit.validate import Problem, charge_sums, find_problems
-from physnet_training.packed.invalid_rows import InvalidRow
-from physnet_training.sources.options import ReadOptions
+from physnet_training.distinct_states import lowest_multiplicities
+from physnet_training.packed.files import InvalidRow
+from physnet_training.sources.keys import ReadOptions
 
 Array = NDArray[Any]
 Policy = Literal["error", "skip", "keep"]
@@ -121,29 +121,17 @@ def _complete(
 
 
 def _lowest(batch: Molecules, charge: Array) -> Array:
-    """Lowest multiplicity of the right parity, of free atoms the ground state's.
-
-    Raises:
-        ValueError: There is a free ion whose ground state no table here says.
-    """
-    numbers = batch.values["atomic_numbers"].astype(np.int64)
-    first = batch.first_atom
-    electrons = np.add.reduceat(numbers, first) - np.rint(charge)
-    lowest = np.asarray(1 + electrons % 2, dtype=float)
-    alone = np.flatnonzero((batch.n_atoms == 1) & np.isfinite(charge))
-    known: dict[tuple[int, int], int] = {}
-    for place in alone.tolist():
-        atom = int(numbers[first[place]]), round(float(charge[place]))
-        if atom not in known:
-            ground = free_atom_multiplicity(*atom) if 1 <= atom[0] <= 118 else 1
-            if ground is None:
-                raise ValueError(
-                    f"molecule {batch.rows[place]} (0-based) is a free atom with "
-                    f"charge {atom[1]:+d} and no multiplicity, whose ground state no "
-                    "table here says; store its multiplicity in the file"
-                )
-            known[atom] = ground
-        lowest[place] = known[atom]
+    """Lowest multiplicity of the right parity, of free atoms the ground state's."""
+    numbers = batch.values["atomic_numbers"]
+    lowest = lowest_multiplicities(numbers, batch.n_atoms, charge)
+    unknown = np.isnan(lowest) & np.isfinite(charge)
+    if unknown.any():
+        place = int(np.argmax(unknown))
+        raise ValueError(
+            f"molecule {batch.rows[place]} (0-based) is a free atom with charge "
+            f"{round(float(charge[place])):+d} and no multiplicity, whose ground state "
+            "no table here says; store its multiplicity in the file"
+        )
     return lowest
 
 

@@ -2,11 +2,127 @@
 
 import json
 import sys
+import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+if TYPE_CHECKING:
+    from physnet_training.conversion.report import ConversionReport, SourceReport
+
+_QUIET_SECONDS = 10.0
+"""Between two lines where there is no terminal."""
+
+
+class ConversionBar:
+    """Molecules, rate and time left; a context manager.
+
+    Without a terminal it prints a line every ten seconds instead, so that a log file
+    stays readable.
+
+    Args:
+        console: Where to.
+        total: Molecules in all sources together, None where nobody knows.
+    """
+
+    def __init__(self, console: Console, total: int | None) -> None:
+        self._console = console
+        self._total = total
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[molecules]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("converting", total=total, molecules="")
+        self._start: tuple[float, int] | None = None
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> "ConversionBar":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def reading(self, source: Path, count: int) -> None:
+        """Molecules read so far; the latest come from this source."""
+        self._show(f"converting {source.name}", count, self._total)
+
+    def auditing(self, count: int, total: int) -> None:
+        """Molecules of the finished dataset that were audited."""
+        if self._bar.tasks[0].description != "auditing":
+            self._bar.reset(self._task, total=total, description="auditing")
+            self._start = None
+        self._show("auditing", count, total)
+
+    def _show(self, what: str, count: int, total: int | None) -> None:
+        now = time.monotonic()
+        if self._start is None:
+            self._start = (now, count)
+        seconds = now - self._start[0]
+        rate = (count - self._start[1]) / seconds if seconds > 0 else 0.0
+        of = "" if total is None else f"/{total:,}"
+        shown = f"{count:,}{of} molecules  {rate:,.0f}/s"
+        self._bar.update(self._task, description=what, completed=count, molecules=shown)
+        if self._console.is_terminal or now - self._last_line < _QUIET_SECONDS:
+            return
+        self._last_line = now
+        of = f" of {total:,}" if total else ""
+        line = f"{what}: {count:,}{of} molecules, {rate:,.0f}/s"
+        if total and rate > 0:
+            line += f", {max(total - count, 0) / rate:,.0f} s left"
+        self._console.print(line, highlight=False)
+
+
+def report_lines(report: "ConversionReport") -> Iterator[str]:
+    """A conversion's report as text: what was taken, assumed, left out and written."""
+    from physnet_training.audit.report import audit_lines
+
+    for source in report.sources:
+        yield f"{source.path}: {source.num_molecules:,} molecules"
+        yield from (f"  {line}" for line in _source_lines(source))
+    yield f"audit (physnet-train inspect {report.target} shows more):"
+    for topic, text in audit_lines(report.validation):
+        first, *rest = text.splitlines()
+        yield f"  {topic}: {first}"
+        yield from (f"    {line}" for line in rest)
+    shards = f" in {report.num_shards} shards" if report.num_shards > 1 else ""
+    yield (
+        f"{report.target}: {report.num_molecules:,} molecules, "
+        f"{report.num_atoms:,} atoms{shards}"
+    )
+
+
+def _source_lines(source: "SourceReport") -> Iterator[str]:
+    for quantity, unit in source.units.items():
+        yield f"{quantity}: {unit}"
+    for note in source.notes:
+        yield f"note: {note}"
+    for what, keys in (("not used", source.unused), ("ignored", source.ignored)):
+        if keys:
+            yield f"{what}: {', '.join(keys)}"
+    for number, what in (
+        (source.num_skipped, "left out"),
+        (source.num_kept, "kept, broken labels missing"),
+    ):
+        if number:
+            yield f"invalid: {number:,} molecules {what}, see invalid_rows.csv"
+
 
 AssumeMultiplicity = Annotated[
     str | None,
@@ -27,16 +143,14 @@ def _work(text: str, *names: str) -> Any:
 
 
 _Paths = Annotated[
-    list[Path],
-    typer.Argument(help="SOURCE… TARGET: what to read, then a new folder"),
+    list[Path], typer.Argument(help="SOURCE… TARGET: what to read, then a new folder")
 ]
 _Energy = Annotated[str | None, _unit("eV, hartree, …")]
 _Length = Annotated[str | None, _unit("angstrom, bohr")]
 _Force = Annotated[str | None, _unit("such as eV/angstrom")]
 _Dipole = Annotated[str | None, _unit("such as debye")]
 _Key = Annotated[
-    list[str] | None,
-    _content("FIELD=NAME: take this field from that key; repeatable."),
+    list[str] | None, _content("FIELD=NAME: take this field from that key; repeatable.")
 ]
 _Ignore = Annotated[
     list[str] | None,
@@ -65,8 +179,7 @@ _ShardMolecules = Annotated[
 ]
 _Append = Annotated[bool, _work("Add shards to TARGET, a root of shards.", "--append")]
 _Workers = Annotated[
-    int | None,
-    _work("Most processes, one per source; by default one per processor."),
+    int | None, _work("Most processes, one per source; by default one per processor.")
 ]
 _Options = Annotated[
     Path | None,
@@ -107,7 +220,7 @@ def convert(
     """
     from rich.console import Console
 
-    from physnet_training.conversion.display import ConversionBar, report_lines
+    from physnet_training.conversion.command import ConversionBar, report_lines
     from physnet_training.conversion.job import make_job
     from physnet_training.convert import count_molecules, run_job
 

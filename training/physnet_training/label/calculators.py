@@ -1,24 +1,213 @@
-"""Quantum chemistry in one charge and spin state, as ASE calculators.
+"""Methods that label: tblite, PySCF, and any ASE calculator by its import path.
 
-Both take total charge and multiplicity when they are made, start every calculation from
-the same guess, so that a label never depends on what was calculated before, and raise
-``CalculationFailed`` instead of returning energies that did not converge.
+Calculators get total charge and multiplicity when they are made, start every
+calculation from the same guess, so that a label never depends on what was calculated
+before, and raise ``CalculationFailed`` instead of returning energies that did not
+converge.
 """
 
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import (
+    BaseCalculator,
     CalculationFailed,
     Calculator,
     all_changes,
 )
+from ase.data import chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 
 from physnet_ase.state import ElectronicState
 from physnet_ase.units import BOHR, HARTREE
+
+TIGHT_BINDING = {"gfn2-xtb": "GFN2-xTB", "gfn1-xtb": "GFN1-xTB"}
+"""Name on the command line -> tblite's."""
+FUNCTIONAL = "wb97x"
+"""Default functional of the method pyscf: that of the pretrained model."""
+BASIS = "def2-svpd"
+"""Default basis set of the method pyscf: that of the pretrained model."""
+GRID_LEVEL = 3
+
+
+@dataclass(frozen=True)
+class Method:
+    """How labels are calculated.
+
+    Attributes:
+        name: ``gfn2-xtb``, ``gfn1-xtb``, ``pyscf`` or ``package.module:factory``.
+        functional: PySCF's name of the functional; only for ``pyscf``.
+        basis: Basis set; only for ``pyscf``.
+        grid_level: Integration grids, 0 to 9; only for ``pyscf``.
+        density_fit: Fit the density; only for ``pyscf``.
+        stability: Leave unstable solutions; only for ``pyscf``.
+        level: Level of theory to store; empty: what the method is called.
+
+    Raises:
+        ValueError: The name is unknown, or an option does not belong to the method.
+        ImportError: What calculates is not installed.
+    """
+
+    name: str = "gfn2-xtb"
+    functional: str | None = None
+    basis: str | None = None
+    grid_level: int | None = None
+    density_fit: bool | None = None
+    stability: bool | None = None
+    level: str = ""
+
+    def __post_init__(self) -> None:
+        """Fill in defaults and check that the method is there."""
+        options = [f"--{name.replace('_', '-')}" for name in self._options()]
+        if self.name == "pyscf":
+            _require("pyscf", self.name)
+            self._set(
+                functional=(self.functional or FUNCTIONAL).lower(),
+                basis=(self.basis or BASIS).lower(),
+                grid_level=GRID_LEVEL if self.grid_level is None else self.grid_level,
+                density_fit=self.density_fit is not False,
+                stability=self.stability is not False,
+            )
+            self._check_pyscf()
+        elif options:
+            raise ValueError(
+                f"{' and '.join(options)} belong to --method pyscf, not to {self.name}"
+            )
+        elif self.name in TIGHT_BINDING:
+            _require("tblite", self.name)
+        elif ":" in self.name:
+            _load_factory(self.name)
+        else:
+            raise ValueError(
+                f"unknown method {self.name!r}; use gfn2-xtb, gfn1-xtb, pyscf, or "
+                "package.module:factory of an ASE calculator"
+            )
+        if not self.level:
+            named = f"{self.functional}/{self.basis}" if self.functional else self.name
+            known = TIGHT_BINDING.get(self.name)
+            self._set(level=f"sp{known}" if known else named)
+
+    def calculator(self, state: ElectronicState) -> BaseCalculator:
+        """A new ASE calculator for one charge and multiplicity.
+
+        Raises:
+            TypeError: A factory returned something else.
+        """
+        if self.name in TIGHT_BINDING:
+            return TightBinding(TIGHT_BINDING[self.name], state)
+        if self.name == "pyscf":
+            return DensityFunctional(state, **self._options())
+        factory = _load_factory(self.name)
+        made = factory(charge=state.charge, multiplicity=state.multiplicity)
+        if not isinstance(made, BaseCalculator):
+            raise TypeError(
+                f"{self.name} must return an ASE calculator, it returned "
+                f"{type(made).__name__}"
+            )
+        return made
+
+    def check_elements(self, numbers: Iterable[int]) -> None:
+        """Raise where it is known in advance that elements cannot be calculated.
+
+        Raises:
+            ValueError: The basis set lacks an element; the message names both.
+        """
+        if self.name != "pyscf":
+            return
+        from pyscf import gto
+
+        for number in sorted(set(numbers)):
+            symbol = chemical_symbols[number]
+            try:
+                gto.basis.load(self.basis, symbol)
+            # PySCF's own exceptions, and KeyError or IndexError by the basis' format.
+            except Exception as error:
+                raise ValueError(
+                    f"--basis {self.basis}: PySCF has no such basis set for {symbol}"
+                ) from error
+
+    def settings(self) -> dict[str, Any]:
+        """Name and options, which labels must share to belong together."""
+        return {"method": self.name, "level": self.level, **self._options()}
+
+    def _options(self) -> dict[str, Any]:
+        """Those of PySCF that are given."""
+        names = ("functional", "basis", "grid_level", "density_fit", "stability")
+        options = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in options.items() if value is not None}
+
+    def versions(self) -> dict[str, str]:
+        """Versions of what calculates."""
+        packages = {"pyscf": "pyscf"} | dict.fromkeys(TIGHT_BINDING, "tblite")
+        root = packages.get(self.name, self.name.split(".")[0].split(":")[0])
+        versions = {}
+        for package in (root, "ase", "physnet-ase"):
+            try:
+                versions[package] = version(package)
+            except PackageNotFoundError:
+                versions[package] = "unknown"
+        return versions
+
+    def _check_pyscf(self) -> None:
+        """Try the functional on a hydrogen atom: names and packages it needs."""
+        from pyscf import dft, gto
+
+        if not 0 <= (self.grid_level or 0) <= 9:
+            raise ValueError(f"--grid-level must be 0 to 9, got {self.grid_level}")
+        atom = gto.M(atom="H", basis="sto-3g", spin=1, verbose=0)
+        field = dft.UKS(atom)
+        try:
+            field.xc = self.functional
+            field.grids.level = 0
+            field.kernel()
+        # PySCF raises KeyError, ValueError, RuntimeError, … by what is wrong.
+        except Exception as error:
+            raise ValueError(
+                f"--functional {self.functional}: PySCF cannot calculate it "
+                f"({type(error).__name__}: {error})"
+            ) from error
+
+    def _set(self, **fields: Any) -> None:
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+
+def _load_factory(path: str) -> Callable[..., Any]:
+    """What ``package.module:factory`` names; the current folder is searched last."""
+    module_name, _, name = path.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(
+            f"--method {path}: {module_name} cannot be imported ({error})"
+        ) from error
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        raise ValueError(
+            f"--method {path}: {module_name} has no function or class {name!r}"
+        )
+    return factory
+
+
+def _require(package: str, method: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise ImportError(
+            f"--method {method} needs {package}, which is not installed; install "
+            "physnet-ase[qm]"
+        )
+
 
 Array = NDArray[Any]
 
@@ -32,7 +221,37 @@ _UNSTABLE = -1e-3  # Hartree; noise of the coarse grid lies above
 _SAME_ENERGY = 1e-5  # Hartree
 
 
-class TightBinding(Calculator):
+class _InOneState(Calculator):
+    """An ASE calculator whose state is given when it is made."""
+
+    implemented_properties = [  # noqa: RUF012 (declared so by ASE)
+        "energy",
+        "free_energy",
+        "forces",
+        "dipole",
+        "charges",
+        "magmoms",
+    ]
+
+    def __init__(self, state: ElectronicState) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._state = state
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: list[str] | None = None,
+        system_changes: list[str] = all_changes,
+    ) -> None:
+        """Fill ``results``, or raise ``CalculationFailed``."""
+        super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
+        self._calculate(cast(Atoms, self.atoms), "forces" in (properties or ()))
+
+    def _calculate(self, atoms: Atoms, forces: bool) -> None:
+        raise NotImplementedError
+
+
+class TightBinding(_InOneState):
     """Spin-polarised GFN-xTB by tblite.
 
     Open shells get the spin-polarisation term of spGFN-xTB (Neugebauer, Bädorf, Ehlert,
@@ -45,36 +264,15 @@ class TightBinding(Calculator):
         state: Charge and multiplicity.
     """
 
-    implemented_properties = [  # noqa: RUF012 (declared so by ASE)
-        "energy",
-        "free_energy",
-        "forces",
-        "stress",
-        "dipole",
-        "charges",
-        "magmoms",
-    ]
+    implemented_properties = [*_InOneState.implemented_properties, "stress"]  # noqa: RUF012
 
     def __init__(self, method: str, state: ElectronicState) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._state = state
+        super().__init__(state)
         self._method = method
 
-    def calculate(
-        self,
-        atoms: Atoms | None = None,
-        properties: list[str] | None = None,
-        system_changes: list[str] = all_changes,
-    ) -> None:
-        """Solve for energy, forces, dipole, charges and spin populations at once.
-
-        Raises:
-            CalculationFailed: No convergence, atoms that coincide, unknown elements.
-        """
+    def _calculate(self, atoms: Atoms, forces: bool) -> None:
         from tblite.interface import Calculator as Solver
 
-        super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
-        atoms = cast(Atoms, self.atoms)
         unpaired = self._state.multiplicity - 1
         periodic = bool(atoms.pbc.any())
         try:
@@ -115,7 +313,7 @@ class TightBinding(Calculator):
             self.results["dipole"] = found.get("dipole") * BOHR
 
 
-class DensityFunctional(Calculator):
+class DensityFunctional(_InOneState):
     """Kohn-Sham DFT (or Hartree-Fock) by PySCF: restricted singlets, else unrestricted.
 
     The density is converged on the integration grid one level below ``grid_level``;
@@ -143,15 +341,6 @@ class DensityFunctional(Calculator):
         stability: Look for internal instabilities.
     """
 
-    implemented_properties = [  # noqa: RUF012 (declared so by ASE)
-        "energy",
-        "free_energy",
-        "forces",
-        "dipole",
-        "charges",
-        "magmoms",
-    ]
-
     def __init__(
         self,
         state: ElectronicState,
@@ -162,28 +351,14 @@ class DensityFunctional(Calculator):
         density_fit: bool = True,
         stability: bool = True,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._state = state
+        super().__init__(state)
         self._functional = functional
         self._basis = basis
         self._grid_level = grid_level
         self._density_fit = density_fit
         self._stability = stability
 
-    def calculate(
-        self,
-        atoms: Atoms | None = None,
-        properties: list[str] | None = None,
-        system_changes: list[str] = all_changes,
-    ) -> None:
-        """Converge the SCF; forces only when asked for.
-
-        Raises:
-            CalculationFailed: The SCF does not converge or stays unstable, or the cell
-                is periodic.
-        """
-        super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
-        atoms = cast(Atoms, self.atoms)
+    def _calculate(self, atoms: Atoms, forces: bool) -> None:
         if atoms.pbc.any():
             raise CalculationFailed("the method pyscf is for open systems only")
         molecule = self._molecule(atoms)
@@ -202,50 +377,37 @@ class DensityFunctional(Calculator):
             mulliken_populations(matrix, overlap, owners, molecule.natm)
             for matrix in (total, spin)
         )
+        dipole = field.dip_moment(unit="AU", verbose=0, origin=(0.0, 0.0, 0.0))
         self.results = {
             "energy": energy,
             "free_energy": energy,
-            "dipole": np.asarray(
-                field.dip_moment(unit="AU", verbose=0, origin=(0.0, 0.0, 0.0))
-            )
-            * BOHR,
+            "dipole": BOHR * np.asarray(dipole),
             "charges": molecule.atom_charges() - electrons,
             "magmoms": magmoms,
             "s_squared": float(field.spin_square()[0]),
         }
-        if properties and "forces" in properties:
+        if forces:
             gradient = np.asarray(field.nuc_grad_method().kernel())
             self.results["forces"] = gradient * (-HARTREE / BOHR)
 
     def _molecule(self, atoms: Atoms) -> Any:
         from pyscf import gto
 
-        heavy = {
-            symbol: self._basis
-            for symbol, number in zip(
-                atoms.get_chemical_symbols(), atoms.numbers, strict=True
-            )
-            if number > _HEAVY and self._basis.lower().startswith("def2")
-        }
+        def2 = self._basis.lower().startswith("def2")
+        numbers = atoms.numbers.tolist()
+        heavy = [chemical_symbols[z] for z in numbers if z > _HEAVY and def2]
         return gto.M(
-            atom=[
-                (int(number), tuple(position / BOHR))
-                for number, position in zip(atoms.numbers, atoms.positions, strict=True)
-            ],
+            atom=list(zip(numbers, (atoms.positions / BOHR).tolist(), strict=True)),
             unit="Bohr",
             basis=self._basis,
-            ecp=heavy,
+            ecp=dict.fromkeys(heavy, self._basis),
             charge=self._state.charge,
             spin=self._state.multiplicity - 1,
             verbose=0,
         )
 
     def _solve(self, molecule: Any) -> Any:
-        """The converged, and if asked for stable, field.
-
-        Raises:
-            CalculationFailed: There is none.
-        """
+        """The converged, and if asked for stable, field."""
         from pyscf import dft
 
         field = (dft.UKS if molecule.spin else dft.RKS)(molecule)
@@ -282,11 +444,7 @@ def _grids(molecule: Any, level: int) -> Any:
 
 
 def _converge(field: Any, density: Array | None = None) -> Any:
-    """Run the SCF from a density, or from PySCF's guess.
-
-    Raises:
-        CalculationFailed: It does not converge.
-    """
+    """Run the SCF from a density, or from PySCF's guess."""
     field.kernel(density)
     if not field.converged:
         second_order = field.newton()

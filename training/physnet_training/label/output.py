@@ -1,5 +1,13 @@
-"""What labelling leaves behind: a packed dataset, and what methods are not exact in."""
+"""What labelling leaves behind: a journal of calculations, and a packed dataset.
 
+Finished calculations are a line of JSON each, written in one call and synchronised. A
+run that dies in the middle of one leaves a line without an end, which is dropped.
+Labels say all about themselves, so that they can be collected without the plan, and
+while others are written.
+"""
+
+import json
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -7,12 +15,163 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from physnet_ase.molecules import Molecules
 from physnet_ase.quantities import QUANTITIES, labels
-from physnet_training.label.journal import JOURNAL, read_labels
 from physnet_training.packed import PackedWriter
+
+_KINDS = ("label", "start", "geometry")
+JOURNAL = "journal.jsonl"
+"""Its name in the folder of a run."""
+
+
+class Journal:
+    """Results and failures by key; only one process writes at a time.
+
+    Args:
+        path: The file; made, with its folder, when it does not exist.
+        settings: What must be equal for labels to belong together.
+
+    Attributes:
+        path: As given.
+        failures: Key -> reason; a later success removes it.
+
+    Raises:
+        ValueError: It was begun with other settings, a line is damaged, or another
+            process writes it now.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self.failures: dict[str, str] = {}
+        self._offsets: dict[str, int] = {}
+        self._lock = FileLock(path.with_name(f"{path.name}.lock"), timeout=0)
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            raise ValueError(
+                f"{path} is being written by another process; wait for it or stop it"
+            ) from error
+        self._file = path.open("a+b")
+        try:
+            self._read(json.loads(json.dumps(settings)))  # as it was read
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._offsets
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        self._file.seek(self._offsets[key])
+        entry: dict[str, Any] = json.loads(self._file.readline())
+        return entry
+
+    def close(self) -> None:
+        """Let the next process write."""
+        self._file.close()
+        self._lock.release()
+
+    def add(self, kind: str, key: str, values: Mapping[str, Any]) -> None:
+        """Keep a result.
+
+        Args:
+            kind: ``label``, ``start`` or ``geometry``.
+            key: What it belongs to.
+            values: JSON-serialisable and finite.
+        """
+        self._offsets[key] = self._append({kind: key, **values})
+        self.failures.pop(key, None)
+
+    def fail(self, key: str, reason: str) -> None:
+        """Keep why there is no result."""
+        self._append({"failure": key, "reason": reason})
+        self.failures[key] = reason
+
+    def _append(self, line: Mapping[str, Any]) -> int:
+        # Python writes floats so that they come back bit by bit.
+        data = json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        offset = self._file.seek(0, os.SEEK_END)
+        self._file.write(data)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return offset
+
+    def _read(self, settings: dict[str, Any]) -> None:
+        begun, whole = False, 0
+        for offset, end, entry in _entries(self.path):
+            whole = end
+            if "settings" in entry:
+                _compare(self.path, entry["settings"], settings)
+                begun = True
+            elif "failure" in entry:
+                if entry["failure"] not in self._offsets:
+                    self.failures[entry["failure"]] = str(entry["reason"])
+            else:
+                key = next(entry[kind] for kind in _KINDS if kind in entry)
+                self._offsets[key] = offset
+                self.failures.pop(key, None)
+        self._file.truncate(whole)  # what follows is a line that was not finished
+        if not begun:
+            self._append({"settings": settings})
+
+
+def read_labels(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Settings and finished labels of a journal, which may be written meanwhile.
+
+    Raises:
+        ValueError: It is no journal, or a line is damaged.
+    """
+    entries = [entry for *_, entry in _entries(path)]
+    settings = [entry["settings"] for entry in entries if "settings" in entry]
+    if not settings:
+        raise ValueError(f"{path} is no journal of labels: it names no settings")
+    return settings[0], [entry for entry in entries if "label" in entry]
+
+
+def _entries(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """Begin, end and content of each whole line."""
+    with path.open("rb") as file:
+        begin = 0
+        for number, data in enumerate(file, start=1):
+            if not data.endswith(b"\n"):
+                return  # it is being written
+            try:
+                entry = json.loads(data)
+                if not {"settings", "failure", *_KINDS} & {*entry}:
+                    raise ValueError("neither a label nor a failure")
+            except (ValueError, TypeError) as error:
+                raise ValueError(
+                    f"{path}, line {number}: {error}; remove the line, its label is "
+                    "then calculated again"
+                ) from error
+            end = begin + len(data)
+            yield begin, end, entry
+            begin = end
+
+
+def _compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Raise where labels of two runs would be mixed."""
+    for name in sorted({*old, *new}):
+        before, now = old.get(name), new.get(name)
+        if before != now:
+            if isinstance(before, dict) and isinstance(now, dict):
+                part = next(k for k in {**before, **now} if before.get(k) != now.get(k))
+                name, before, now = f"{name} {part}", before.get(part), now.get(part)
+            raise ValueError(
+                f"{path.parent} was begun with {name} = {before}, asked is {now}; "
+                "finish it with the same options, or choose another target"
+            )
+
 
 Array = NDArray[Any]
 Line = Mapping[str, Any]
@@ -22,7 +181,7 @@ CONTAMINATED = 0.1
 _CHUNK = 2000  # molecules held in memory at once
 
 
-class Residuals:
+class _Residuals:
     """What methods are not exact in: noted, never corrected.
 
     Net force and torque of an isolated molecule should vanish, and do not on the
@@ -35,19 +194,22 @@ class Residuals:
         self._contaminated = 0
         self._contamination: dict[str, float] = defaultdict(float)
 
-    def add(self, line: Line) -> None:
-        """Look at one label."""
-        self._seconds += line.get("seconds", 0.0)
-        if "forces" in line:
-            forces = np.array(line["forces"])
-            torque = np.cross(line["positions"], forces).sum(axis=0)
-            self._force = max(self._force, float(np.linalg.norm(forces.sum(axis=0))))
-            self._torque = max(self._torque, float(np.linalg.norm(torque)))
-        state = f"{line['charge']},{line['multiplicity']}"
-        if "s_squared" in line:
-            excess = contamination(line)
-            self._contamination[state] = max(self._contamination[state], excess)
-            self._contaminated += is_contaminated(line)
+    def watch(self, lines: Iterable[Line]) -> Iterator[Line]:
+        """Pass labels on, and look at each."""
+        for line in lines:
+            self._seconds += line.get("seconds", 0.0)
+            if "forces" in line:
+                forces = np.array(line["forces"])
+                torque = np.linalg.norm(np.cross(line["positions"], forces).sum(axis=0))
+                force = np.linalg.norm(forces.sum(axis=0))
+                self._force = max(self._force, float(force))
+                self._torque = max(self._torque, float(torque))
+            if "s_squared" in line:
+                state = f"{line['charge']},{line['multiplicity']}"
+                worst = max(self._contamination[state], contamination(line))
+                self._contamination[state] = worst
+                self._contaminated += is_contaminated(line)
+            yield line
 
     def summary(self) -> dict[str, Any]:
         """The largest of each; JSON-serialisable."""
@@ -72,11 +234,7 @@ def is_contaminated(line: Line) -> bool:
 
 
 def write_labels(
-    lines: Iterable[Line],
-    target: Path,
-    *,
-    level: str,
-    provenance: Mapping[str, Any],
+    lines: Iterable[Line], target: Path, *, level: str, provenance: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Write labels of a journal as a packed dataset.
 
@@ -87,17 +245,11 @@ def write_labels(
         provenance: Where they come from; residuals are added.
 
     Returns:
-        The summary of ``Residuals``.
+        The residuals: the largest net force, net torque and spin contamination.
     """
-    residuals = Residuals()
-
-    def watched() -> Iterator[Line]:
-        for line in lines:
-            residuals.add(line)
-            yield line
-
+    residuals = _Residuals()
     with PackedWriter(target) as writer:
-        remaining = watched()
+        remaining = residuals.watch(lines)
         while chunk := list(islice(remaining, _CHUNK)):
             writer.append(as_molecules(chunk, level))
         writer.provenance.append({**provenance, "residuals": residuals.summary()})
@@ -138,18 +290,14 @@ def as_molecules(lines: Sequence[Line], level: str) -> Molecules:
     """Labels of a journal as one batch; what a label lacks is missing, never zero."""
     sizes = np.array([len(line["atomic_numbers"]) for line in lines], np.int32)
     values: dict[str, Array] = {
-        name: np.concatenate([np.asarray(line[name]) for line in lines])
-        for name in ("atomic_numbers", "positions")
+        "total_charge": np.array([line["charge"] for line in lines]),
+        "spin_multiplicity": np.array([line["multiplicity"] for line in lines]),
     }
-    values["total_charge"] = np.array([line["charge"] for line in lines])
-    values["spin_multiplicity"] = np.array([line["multiplicity"] for line in lines])
     names = [quantity.name for quantity in labels()]
-    for name in (*names, "cell", "pbc"):
+    for name in ("atomic_numbers", "positions", *names, "cell", "pbc"):
         if any(name in line for line in lines):
-            parts = [
-                _rows(name, line.get(name), int(size))
-                for line, size in zip(lines, sizes, strict=True)
-            ]
+            pairs = zip(lines, sizes.tolist(), strict=True)
+            parts = [_rows(name, line.get(name), size) for line, size in pairs]
             values[name] = np.concatenate(parts)
     return Molecules(
         sizes,
@@ -165,6 +313,5 @@ def _rows(name: str, value: Any, num_atoms: int) -> Array:
     quantity = QUANTITIES[name]
     shape = quantity.row_shape(1, num_atoms)
     if value is None:
-        fill = 0.0 if name == "cell" else quantity.fill
-        return np.full(shape, fill)
+        return np.full(shape, 0.0 if name == "cell" else quantity.fill)
     return np.reshape(value, shape)

@@ -1,14 +1,406 @@
 """Which labels there are, in a fixed order: structures, geometries, states."""
 
+import hashlib
+import json
+import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal, get_args
 
-from physnet_ase.state import ElectronicState, is_possible
-from physnet_training.label.methods import Method
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.data import covalent_radii
+from numpy.typing import NDArray
+
+from physnet_ase.commands.structure_files import read_structure
+from physnet_ase.molecules import check_structure
+from physnet_ase.state import ElectronicState, is_possible, resolve_state
+from physnet_training.label.calculators import Method
 from physnet_training.label.sampling import Kind, Sampling
-from physnet_training.label.structures import Structure
+
+Array = NDArray[Any]
+Relative = Literal["radicals", "protonated", "deprotonated"]
+"""What one hydrogen more or less makes of a molecule."""
+
+_BOND_REACH = 1.3  # times the sum of both covalent radii
+_CONFORMERS = 5
+_SEED = 7
+_ELEMENT_ORDER = {8: 0, 7: 1, 16: 2}
+
+
+def rdkit() -> Any:
+    """``rdkit.Chem``, which tells of unusual valences no more.
+
+    Raises:
+        ImportError: RDKit is not installed.
+    """
+    try:
+        from rdkit import Chem, rdBase
+        from rdkit.Chem import AllChem as AllChem  # makes it an attribute of Chem
+    except ImportError as error:
+        raise ImportError(
+            "SMILES need RDKit, which is not installed; install physnet-ase[smiles]"
+        ) from error
+    rdBase.DisableLog("rdApp.*")
+    return Chem
+
+
+def read_smiles(path: Path) -> list[str]:
+    """SMILES of a list: the first word of each line, or JSON of ``{"smiles": …}``.
+
+    Raises:
+        ValueError: There are none.
+    """
+    text = path.read_text("utf-8")
+    if path.suffix == ".json":
+        try:
+            entries = json.loads(text)
+            smiles = [e if isinstance(e, str) else e["smiles"] for e in entries]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f'{path} must be a JSON list of SMILES or of {{"smiles": …}} ({error})'
+            ) from error
+    else:
+        smiles = [line.split()[0] for line in text.splitlines() if line.strip()]
+    if not smiles:
+        raise ValueError(f"{path} holds no SMILES")
+    return smiles
+
+
+def _parse_smiles(smiles: str) -> Any:
+    """RDKit's molecule; refuses what is none, or several."""
+    molecule = rdkit().MolFromSmiles(smiles)
+    if molecule is None or not molecule.GetNumAtoms():
+        raise ValueError(f"{smiles!r} is no SMILES that RDKit understands")
+    if "." in smiles:
+        raise ValueError(f"{smiles!r} is more than one molecule; list each by itself")
+    return molecule
+
+
+def numbers_and_state(smiles: str) -> tuple[Array, ElectronicState]:
+    """[atoms] atomic numbers, hydrogen included, and the state."""
+    chem = rdkit()
+    molecule = chem.AddHs(_parse_smiles(smiles))
+    numbers = np.array([atom.GetAtomicNum() for atom in molecule.GetAtoms()])
+    unpaired = sum(atom.GetNumRadicalElectrons() for atom in molecule.GetAtoms())
+    return numbers, ElectronicState(chem.GetFormalCharge(molecule), unpaired + 1)
+
+
+def relatives(
+    smiles: str, kinds: Sequence[Relative], *, most: int | None = None
+) -> Iterator[tuple[Relative, str]]:
+    """Radicals and closed-shell ions that one hydrogen more or less makes.
+
+    Equivalent atoms count once; hetero atoms come first. Protons go to uncharged N, O
+    and S; they leave O, N and S, alkynes, and carbon next to a multiple bond to N, O or
+    S.
+
+    Args:
+        smiles: A neutral molecule with paired electrons; others have no relatives.
+        kinds: Which.
+        most: Most of each kind; None: all.
+
+    Yields:
+        Kind and canonical SMILES.
+
+    Raises:
+        ValueError: A kind is unknown.
+    """
+    unknown = sorted(set(kinds) - {*get_args(Relative)})
+    if unknown:
+        raise ValueError(
+            f"--relatives must be of {', '.join(get_args(Relative))}, got {unknown[0]}"
+        )
+    if numbers_and_state(smiles)[1] != ElectronicState(0, 1):
+        return
+    molecule = _parse_smiles(smiles)
+    changes: dict[Relative, Callable[[Any], str | None]] = {
+        "radicals": lambda atom: _changed(atom, hydrogens=-1, unpaired=1),
+        "protonated": lambda atom: _changed(atom, hydrogens=1, charge=1),
+        "deprotonated": lambda atom: (
+            _changed(atom, hydrogens=-1, charge=-1) if _is_acidic(atom) else None
+        ),
+    }
+    sites = _distinct_atoms(molecule)
+    for kind in kinds:
+        made = dict.fromkeys(filter(None, map(changes[kind], sites)))
+        for name in list(made)[:most]:
+            yield kind, name
+
+
+def conformer(smiles: str) -> Atoms:
+    """A geometry: the lowest of five from ETKDG in the force field MMFF94.
+
+    Riniker & Landrum, J. Chem. Inf. Model. 2015, 55, 2562. Species that MMFF94 does not
+    know, radicals above all, take UFF.
+
+    Raises:
+        ValueError: RDKit finds none.
+    """
+    chem = rdkit()
+    molecule = chem.AddHs(_parse_smiles(smiles))
+    parameters = chem.AllChem.ETKDGv3()
+    parameters.randomSeed = _SEED
+    parameters.useRandomCoords = True
+    found = list(chem.AllChem.EmbedMultipleConfs(molecule, _CONFORMERS, parameters))
+    if not found:
+        raise ValueError(f"RDKit finds no geometry of {smiles}")
+    known = chem.AllChem.MMFFHasAllMoleculeParams(molecule)
+    field = "MMFF" if known else "UFF"
+    optimize = getattr(chem.AllChem, f"{field}OptimizeMoleculeConfs")
+    try:
+        ends = optimize(molecule, maxIters=1000)
+        energies = [math.inf if failed < 0 else energy for failed, energy in ends]
+    except (RuntimeError, ValueError):  # no force field has all its parameters
+        energies = [0.0] * len(found)
+    best = molecule.GetConformer(found[int(np.argmin(energies))])
+    numbers = [atom.GetAtomicNum() for atom in molecule.GetAtoms()]
+    atoms = Atoms(numbers, best.GetPositions())
+    atoms.positions -= atoms.get_center_of_mass()  # the dipole of an ion is about 0
+    return atoms
+
+
+def check_bonds(smiles: str, atoms: Atoms) -> None:
+    """Raise where a geometry has other bonds than its SMILES, as after a reaction.
+
+    Raises:
+        ValueError: The message names one bond that was made or broken.
+    """
+    molecule = rdkit().AddHs(_parse_smiles(smiles))
+    expected = {
+        tuple(sorted((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())))
+        for bond in molecule.GetBonds()
+    }
+    radii = covalent_radii[atoms.numbers]
+    close = atoms.get_all_distances() < _BOND_REACH * (radii[:, None] + radii[None])
+    present = {(int(i), int(j)) for i, j in np.argwhere(close) if i < j}
+    for pair in sorted(expected ^ present):
+        first, second = (f"{atoms.symbols[index]}{index}" for index in pair)
+        change = "broke" if pair in expected else "formed"
+        raise ValueError(
+            f"the bond {first}-{second} {change} on relaxing: this is no longer "
+            f"{smiles}"
+        )
+
+
+def _distinct_atoms(molecule: Any) -> list[Any]:
+    """One of each set of equivalent atoms, O, N and S before the others."""
+    ranks = list(rdkit().CanonicalRankAtoms(molecule, breakTies=False))
+    first = {rank: index for index, rank in reversed(list(enumerate(ranks)))}
+    atoms = [molecule.GetAtomWithIdx(index) for index in sorted(first.values())]
+    return sorted(atoms, key=lambda a: _ELEMENT_ORDER.get(a.GetAtomicNum(), 9))
+
+
+def _changed(
+    atom: Any, *, hydrogens: int, charge: int = 0, unpaired: int = 0
+) -> str | None:
+    """Canonical SMILES after a change at one atom, or None where it cannot be."""
+    chem = rdkit()
+    hetero = atom.GetAtomicNum() in _ELEMENT_ORDER
+    if hydrogens > 0 and (not hetero or atom.GetFormalCharge()):
+        return None
+    if atom.GetTotalNumHs() + hydrogens < 0:
+        return None
+    changed = chem.RWMol(atom.GetOwningMol())
+    chem.Kekulize(changed, clearAromaticFlags=True)  # the ring may lose its aromaticity
+    site = changed.GetAtomWithIdx(atom.GetIdx())
+    site.SetNumExplicitHs(atom.GetTotalNumHs() + hydrogens)
+    site.SetNoImplicit(True)
+    site.SetFormalCharge(atom.GetFormalCharge() + charge)
+    site.SetNumRadicalElectrons(unpaired)
+    again = chem.MolFromSmiles(chem.MolToSmiles(changed))
+    return None if again is None else str(chem.MolToSmiles(again))
+
+
+def _is_acidic(atom: Any) -> bool:
+    if not atom.GetTotalNumHs():
+        return False
+    if atom.GetAtomicNum() in _ELEMENT_ORDER or str(atom.GetHybridization()) == "SP":
+        return True
+    return any(
+        bond.GetBondTypeAsDouble() >= 2
+        and bond.GetOtherAtom(neighbor).GetAtomicNum() in _ELEMENT_ORDER
+        for neighbor in atom.GetNeighbors()
+        for bond in neighbor.GetBonds()
+    )
+
+
+SMILES_PREFIX = "smiles:"
+_CLOSEST = 0.1  # Å
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Something to label.
+
+    Attributes:
+        name: The group by which the molecule can be held out.
+        source: Where it was read, for messages.
+        numbers: [atoms] atomic numbers.
+        atoms: Elements, positions and cell; neither constraints nor a calculator. None:
+            the geometry is made from the SMILES when it is needed.
+        smiles: Its bonds, where they are known.
+        state: The state that it is labelled in, whatever is asked for.
+        copy: Counts structures that are the same in all of this.
+    """
+
+    name: str
+    source: str
+    numbers: Array
+    atoms: Atoms | None = None
+    smiles: str = ""
+    state: ElectronicState | None = None
+    copy: int = 0
+
+    @property
+    def key(self) -> str:
+        """Tells it from all others; depends on nothing but its own content."""
+        digest = hashlib.sha256(f"{self.name}/{self.smiles}".encode())
+        if self.atoms is not None:
+            digest.update(str(self.atoms.pbc.tolist()).encode())
+            for array in (self.numbers, self.atoms.positions, self.atoms.cell.array):
+                digest.update(np.ascontiguousarray(array).tobytes())
+        copy = f"#{self.copy}" if self.copy else ""
+        return f"{self.name}~{digest.hexdigest()[:10]}{copy}"
+
+    @property
+    def is_atom(self) -> bool:
+        """Whether it has one geometry only."""
+        periodic = self.atoms is not None and self.atoms.pbc.any()
+        return len(self.numbers) == 1 and not periodic
+
+    def __str__(self) -> str:
+        electrons = int(self.numbers.sum())
+        return f"{self.source} ({self.name}, {electrons} electrons when neutral)"
+
+
+def read_structures(
+    sources: Sequence[str],
+    *,
+    own_states: bool = True,
+    kinds: Sequence[Relative] = (),
+    most: int | None = None,
+) -> list[Structure]:
+    """Every frame of files, the frames that ``FILE@3`` picks, molecules by name.
+
+    A list of SMILES (``.smi``, ``.json``) and ``smiles:CCO`` give molecules whose
+    geometry is made when it is needed. Ions among them are labelled in their own state
+    only, each species once.
+
+    Args:
+        sources: Anything ASE reads, a name in ``ase.build.molecule``, or SMILES.
+        own_states: Read the state of each, too.
+        kinds: Add these radicals and ions of molecules given by SMILES.
+        most: Most of each kind per molecule; None: all.
+
+    Raises:
+        ValueError: A file is missing or damaged, or a structure is unusable.
+        ImportError: There are SMILES, and RDKit is not installed.
+    """
+    structures: list[Structure] = []
+    species: set[str] = set()
+    for source in sources:
+        if _is_smiles(source):
+            for structure in _from_smiles(source, own_states, kinds, most):
+                if structure.smiles not in species:
+                    species.add(structure.smiles)
+                    structures.append(structure)
+        else:
+            structures += _from_file_or_name(source, own_states)
+    counts: Counter[str] = Counter()
+    distinct = []
+    for structure in structures:
+        key = f"{structure.key}{structure.state}"
+        distinct.append(replace(structure, copy=counts[key]))
+        counts[key] += 1
+    return distinct
+
+
+def check_geometry(atoms: Atoms) -> None:
+    """Raise where no dataset could hold this geometry.
+
+    Raises:
+        ValueError: The message names atom and value.
+    """
+    check_structure(atoms)
+    distances = atoms.get_all_distances(mic=bool(atoms.pbc.any()))
+    distances[np.diag_indices(len(atoms))] = np.inf
+    if distances.min() < _CLOSEST:
+        first, second = np.unravel_index(distances.argmin(), distances.shape)
+        raise ValueError(
+            f"atom {first} is only {distances.min():.3f} Å away from atom {second}; "
+            f"atoms must be at least {_CLOSEST} Å apart"
+        )
+
+
+def _is_smiles(source: str) -> bool:
+    if source.startswith(SMILES_PREFIX):
+        return True
+    return source.endswith((".smi", ".json")) and Path(source).exists()
+
+
+def _from_smiles(
+    source: str, own_states: bool, kinds: Sequence[Relative], most: int | None
+) -> Iterator[Structure]:
+    prefixed = source.startswith(SMILES_PREFIX)
+    names = [source.removeprefix(SMILES_PREFIX)] if prefixed else None
+    for row, name in enumerate(names or read_smiles(Path(source))):
+        try:
+            yield smiles_structure(name, source, own_state=own_states)
+            for _, relative in relatives(name, kinds, most=most):
+                yield smiles_structure(relative, source, own_state=own_states)
+        except ValueError as error:
+            raise ValueError(f"{source}: molecule {row} (0-based): {error}") from error
+
+
+def smiles_structure(
+    smiles: str, source: str = "SMILES", *, own_state: bool = False
+) -> Structure:
+    """A structure whose geometry is made when it is needed.
+
+    Args:
+        smiles: Charge and unpaired electrons are read from it, too.
+        source: For messages.
+        own_state: Label it in its own state only; so are ions in any case.
+
+    Raises:
+        ValueError: It is no SMILES.
+    """
+    numbers, state = numbers_and_state(smiles)
+    own = state if state.charge or own_state else None
+    return Structure(smiles, source, numbers, smiles=smiles, state=own)
+
+
+def _from_file_or_name(source: str, own_states: bool) -> Iterator[Structure]:
+    known = Path(source).exists()
+    frames = _frames(source) if known else [read_structure(source, None, None)]
+    named = "" if known or "@" in source else source
+    for row, atoms in enumerate(frames):
+        try:
+            check_geometry(atoms)
+            state = resolve_state(atoms) if own_states else None
+        except ValueError as error:
+            raise ValueError(f"{source}: frame {row} (0-based): {error}") from error
+        bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+        name = named or str(atoms.info.get("name", "")) or atoms.get_chemical_formula()
+        yield Structure(name, source, bare.numbers, bare, state=state)
+
+
+def _frames(source: str) -> list[Atoms]:
+    try:
+        frames = ase.io.read(source, index=":")
+    # ASE's readers raise anything at all on a damaged file.
+    except Exception as error:
+        raise ValueError(
+            f"{source}: ASE cannot read this file ({type(error).__name__}: {error})"
+        ) from error
+    if not frames:
+        raise ValueError(f"{source} holds no structures")
+    return list(frames)
 
 
 @dataclass(frozen=True)
@@ -49,12 +441,6 @@ class Chain:
     def label_key(self, sample: int, state: ElectronicState) -> str:
         """One of its labels."""
         return f"{self.key} {sample} {_short(state)}"
-
-    def labels(self) -> Iterator[tuple[int, ElectronicState]]:
-        """Sample and state of each label, in order."""
-        for sample in range(self.samples):
-            for state in self.states:
-                yield sample, state
 
 
 @dataclass(frozen=True)
@@ -130,6 +516,12 @@ class Plan:
     def surface_method(self) -> Method:
         """What relaxes, vibrates and moves."""
         return self.sampling_method or self.method
+
+    def labels(self) -> Iterator[tuple[str, Chain, int, ElectronicState]]:
+        """Key, chain, sample and state of each label, in order."""
+        for chain in self.chains:
+            for sample, state in product(range(chain.samples), chain.states):
+                yield chain.label_key(sample, state), chain, sample, state
 
     def settings(self) -> dict[str, Any]:
         """What must be equal for labels to belong together; JSON-serialisable.

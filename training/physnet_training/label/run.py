@@ -4,32 +4,175 @@ import asyncio
 import csv
 import os
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import PropertyNotImplementedError
+from numpy.typing import NDArray
 
-from physnet_ase.state import ElectronicState
+from physnet_ase.quantities import QUANTITIES, labels
+from physnet_ase.state import ElectronicState, with_state
+from physnet_training.label.calculators import Method
 from physnet_training.label.executors import ExecutorName, open_executor, reason
-from physnet_training.label.journal import JOURNAL, Journal
-from physnet_training.label.output import write_labels
-from physnet_training.label.plan import Chain, Plan
-from physnet_training.label.tasks import (
-    Outcome,
-    Values,
-    advance,
-    attempt,
-    label_frame,
-    needs_start,
-    sampled,
-    start,
-    started_atoms,
+from physnet_training.label.output import JOURNAL, Journal, write_labels
+from physnet_training.label.plan import (
+    Chain,
+    Plan,
+    check_bonds,
+    check_geometry,
+    conformer,
 )
+from physnet_training.label.sampling import (
+    Sampling,
+    displace,
+    move,
+    prepare,
+    random_generator,
+    vibrate,
+)
+
+Array = NDArray[np.float64]
+Values = dict[str, Any]
+
+
+class Outcome(NamedTuple):
+    """A JSON-serialisable result, or why there is none."""
+
+    values: Values | None
+    reason: str = ""
+
+
+def attempt(function: Callable[..., Values], *arguments: Any) -> Outcome:
+    """Call a function of this module; whatever goes wrong is a result, too."""
+    try:
+        return Outcome(function(*arguments))
+    # A method may raise anything at all, and not all of it could be sent back.
+    except Exception as error:
+        return Outcome(None, reason(error))
+
+
+def _start(chain: Chain, sampling: Sampling, method: Method) -> Values:
+    """The structure that sampling starts from: made, relaxed, and its Hessian."""
+    smiles, atoms = chain.structure.smiles, chain.structure.atoms
+    atoms = conformer(smiles) if atoms is None else atoms.copy()
+    calculator = method.calculator(chain.surface)
+    hessian = prepare(atoms, calculator, sampling, hessian=chain.kind == "modes")
+    if smiles:
+        check_bonds(smiles, atoms)
+    return {
+        "positions": atoms.positions.tolist(),
+        "hessian": None if hessian is None else hessian.tolist(),
+    }
+
+
+def _started(chain: Chain, begun: Values | None) -> Atoms:
+    """The atoms of a chain at its start, or where a trajectory is."""
+    atoms = chain.structure.atoms
+    atoms = Atoms(chain.structure.numbers) if atoms is None else atoms.copy()
+    if begun is not None:
+        atoms.positions = begun["positions"]
+    return atoms
+
+
+def _sampled(chain: Chain, sample: int, begun: Values | None, plan: Plan) -> Atoms:
+    """A geometry of a chain that is no trajectory."""
+    atoms = _started(chain, begun)
+    rng = random_generator(plan.sampling.seed, chain.key, sample)
+    if chain.kind == "displace":
+        displace(atoms, plan.sampling.amplitude, rng)
+    elif chain.kind == "modes" and begun is not None:
+        vibrate(atoms, np.asarray(begun["hessian"]), chain.temperature or 0.0, rng)
+    return atoms
+
+
+def _advance(
+    chain: Chain, sample: int, frame: Atoms, sampling: Sampling, method: Method
+) -> Values:
+    """The next geometry of a trajectory, and its momenta."""
+    calculator, temperature = method.calculator(chain.surface), chain.temperature or 0.0
+    rng = random_generator(sampling.seed, chain.key, sample)
+    move(frame, calculator, sampling, temperature_K=temperature, rng=rng)
+    return {
+        "positions": frame.positions.tolist(),
+        "momenta": frame.get_momenta().tolist(),
+    }
+
+
+def label_geometry(atoms: Atoms, state: ElectronicState, method: Method) -> Values:
+    """Energy and whatever else the method knows, as plain lists in eV, Å and e.
+
+    Args:
+        atoms: The geometry.
+        state: Charge and multiplicity.
+        method: What calculates.
+
+    Raises:
+        ValueError: A result is not finite or has a wrong shape, or atoms coincide.
+    """
+    begin = time.monotonic()
+    check_geometry(atoms)
+    atoms = with_state(atoms, state)
+    calculator = method.calculator(state)
+    values: Values = {}
+    # Forces first: a method may do energy and forces at once.
+    for quantity in sorted(labels(), key=lambda label: label.name != "forces"):
+        if quantity.name == "stress" and not atoms.pbc.all():
+            continue
+        if quantity.ase_name in calculator.implemented_properties:
+            try:
+                value = calculator.get_property(quantity.ase_name, atoms)
+            except PropertyNotImplementedError:
+                continue
+            values[quantity.name] = _checked(quantity.name, value, len(atoms))
+    if "energy" not in values:
+        raise ValueError("the method gives no energy")
+    squared = getattr(calculator, "results", {}).get("s_squared")
+    if squared is not None:
+        values["s_squared"] = float(squared)
+    values["seconds"] = round(time.monotonic() - begin, 3)
+    return values
+
+
+def label_frame(
+    chain: Chain, sample: int, atoms: Atoms, state: ElectronicState, method: Method
+) -> Values:
+    """The line of the journal for one label: it says all about itself."""
+    cell = {"cell": atoms.cell.array.tolist(), "pbc": atoms.pbc.astype(int).tolist()}
+    return {
+        "name": chain.structure.name,
+        "kind": chain.kind,
+        "temperature_K": chain.temperature,
+        "sample": sample,
+        "charge": state.charge,
+        "multiplicity": state.multiplicity,
+        "atomic_numbers": atoms.numbers.tolist(),
+        "positions": atoms.positions.tolist(),
+        **(cell if atoms.pbc.any() else {}),
+        **label_geometry(atoms, state, method),
+    }
+
+
+def _checked(name: str, value: Any, num_atoms: int) -> Any:
+    """A result of the right shape, finite, as plain lists."""
+    array = np.asarray(value, dtype=np.float64)
+    expected = QUANTITIES[name].row_shape(1, num_atoms)
+    if not QUANTITIES[name].per_atom:
+        expected = expected[1:]
+    if array.shape != expected:
+        raise ValueError(
+            f"the method returned {name} of shape {array.shape}, expected {expected}"
+        )
+    if not np.isfinite(array).all():
+        raise ValueError(f"the method returned {name} that are not finite")
+    return array.tolist()
+
 
 OnProgress = Callable[[int, int, int], None]
 """Called with labels done, those of them that failed, and all."""
@@ -138,13 +281,7 @@ def label(
 
 
 class _Desk:
-    """Sends calculations out, keeps what comes back, and counts labels.
-
-    Args:
-        plan: All labels.
-        journal: What is known already, and where results go.
-        on_progress: Called after each label.
-    """
+    """Sends calculations out, keeps what comes back in the journal, counts labels."""
 
     _executor: Executor  # both come with ``work``
     _places: asyncio.Semaphore
@@ -155,7 +292,7 @@ class _Desk:
         self._plan = plan
         self._journal = journal
         self._on_progress = on_progress
-        keys = [c.label_key(*label) for c in plan.chains for label in c.labels()]
+        keys = [key for key, *_ in plan.labels()]
         self._total = len(keys)
         self._failed = sum(key in journal.failures for key in keys)
         self._done = sum(key in journal for key in keys) + self._failed
@@ -167,11 +304,7 @@ class _Desk:
         return self._total - self._done
 
     async def work(self, executor: Executor, workers: int) -> None:
-        """All calculations that are missing, so many at a time, in the plan's order.
-
-        Raises:
-            RuntimeError: No process can be started.
-        """
+        """All calculations that are missing, so many at a time, in the plan's order."""
         self._executor, self._places = executor, asyncio.Semaphore(workers)
         chains = iter(self._plan.chains)
 
@@ -194,30 +327,33 @@ class _Desk:
         if not todo:
             return
         begun: Values | None = None
-        if needs_start(chain, plan):
-            key = chain.start_key + (" hessian" if chain.kind == "modes" else "")
-            made = await self._result(
-                "start", key, start, chain, plan.sampling, plan.surface_method
-            )
-            if made.values is None:
+        modes = chain.kind == "modes"
+        if modes or plan.sampling.relax or chain.structure.atoms is None:
+            key = chain.start_key + (" hessian" if modes else "")
+            inputs = (chain, plan.sampling, plan.surface_method)
+            begun, why = await self._result("start", key, _start, *inputs)
+            if begun is None:
                 for sample in todo:
-                    self._fail(chain, sample, made.reason)
+                    self._fail(chain, sample, why)
                 return
-            begun = made.values
         if chain.kind != "dynamics":
-            frames = [(k, sampled(chain, k, begun, plan)) for k in todo]
+            frames = [(k, _sampled(chain, k, begun, plan)) for k in todo]
             await asyncio.gather(*(self._labels(chain, *frame) for frame in frames))
             return
-        frame = started_atoms(chain, begun)
+        frame = _started(chain, begun)
         for sample in range(todo[-1] + 1):
             key = chain.geometry_key(sample)
-            inputs = (chain, sample, frame, plan.sampling, plan.surface_method)
-            moved = await self._result("geometry", key, advance, *inputs)
-            frame = started_atoms(chain, moved.values or begun)
-            if moved.values is None:  # the next sample starts anew
-                self._fail(chain, sample, moved.reason)
+            moved, why = await self._result(
+                "geometry",
+                key,
+                _advance,
+                *(chain, sample, frame, plan.sampling, plan.surface_method),
+            )
+            frame = _started(chain, moved or begun)
+            if moved is None:  # the next sample starts anew
+                self._fail(chain, sample, why)
             else:
-                frame.set_momenta(np.asarray(moved.values["momenta"]))
+                frame.set_momenta(np.asarray(moved["momenta"]))
                 await self._labels(chain, sample, frame)
 
     async def _labels(self, chain: Chain, sample: int, atoms: Atoms) -> None:
@@ -226,10 +362,10 @@ class _Desk:
         async def one(state: ElectronicState) -> None:
             key = chain.label_key(sample, state)
             inputs = (chain, sample, atoms, state, self._plan.method)
-            outcome = await self._result("label", key, label_frame, *inputs)
-            if outcome.values is None:
-                self._journal.fail(key, outcome.reason)
-            self._count(failed=outcome.values is None)
+            labels, why = await self._result("label", key, label_frame, *inputs)
+            if labels is None:
+                self._journal.fail(key, why)
+            self._count(failed=labels is None)
 
         await asyncio.gather(*map(one, self._missing(chain, sample)))
 
@@ -283,33 +419,19 @@ class _Desk:
 
 
 def _finish(plan: Plan, journal: Journal, target: Path) -> LabelReport:
-    """Write the dataset and the list of failures, and count.
-
-    Raises:
-        RuntimeError: Nothing is there.
-    """
-    labelled: Counter[ElectronicState] = Counter()
-    failed: list[tuple[Chain, int, ElectronicState]] = []
-    keys = []
-    for chain in plan.chains:
-        for sample, state in chain.labels():
-            key = chain.label_key(sample, state)
-            if key in journal:
-                keys.append(key)
-                labelled[state] += 1
-            else:
-                failed.append((chain, sample, state))
+    """Write the dataset and the list of failures, and count."""
+    wanted = list(plan.labels())
+    there = [label for label in wanted if label[0] in journal]
+    failed = [label for label in wanted if label[0] not in journal]
     failures = _list_failures(failed, journal, journal.path.with_name("failures.csv"))
-    if not keys:
-        chain, sample, state = failed[0]
-        why = journal.failures[chain.label_key(sample, state)]
+    if not there:
         raise RuntimeError(
             f"none of {len(failed)} labels could be calculated, the first because: "
-            f"{why}; all are listed in {failures}"
+            f"{journal.failures[failed[0][0]]}; all are listed in {failures}"
         )
     provenance = {
         "path": f"physnet-train label --method {plan.method.name}",
-        "num_molecules": len(keys),
+        "num_molecules": len(there),
         "num_failed": len(failed),
         **plan.method.settings(),
         "versions": plan.method.versions(),
@@ -319,14 +441,14 @@ def _finish(plan: Plan, journal: Journal, target: Path) -> LabelReport:
     }
     fresh = journal.path.with_name("dataset")
     shutil.rmtree(fresh, ignore_errors=True)
-    lines = (journal[key] for key in keys)
+    lines = (journal[key] for key, *_ in there)
     level = plan.method.level
     residuals = write_labels(lines, fresh, level=level, provenance=provenance)
     _replace(fresh, target)
     return LabelReport(
         target,
-        labelled=labelled,
-        failed=Counter(state for _, _, state in failed),
+        labelled=Counter(state for *_, state in there),
+        failed=Counter(state for *_, state in failed),
         skipped=plan.skipped,
         impossible=plan.impossible,
         failures_file=failures,
@@ -345,7 +467,9 @@ def _replace(fresh: Path, target: Path) -> None:
 
 
 def _list_failures(
-    failed: Sequence[tuple[Chain, int, ElectronicState]], journal: Journal, path: Path
+    failed: Sequence[tuple[str, Chain, int, ElectronicState]],
+    journal: Journal,
+    path: Path,
 ) -> Path | None:
     """Write ``failures.csv``; return its path, or None where nothing failed."""
     if not failed:
@@ -355,17 +479,10 @@ def _list_failures(
         table = csv.writer(file)
         header = "structure,name,sample,temperature_K,charge,multiplicity,reason"
         table.writerow(header.split(","))
-        for chain, sample, state in failed:
-            warmth = "" if chain.temperature is None else f"{chain.temperature:g}"
-            table.writerow(
-                [
-                    chain.structure.source,
-                    chain.structure.name,
-                    sample,
-                    warmth,
-                    state.charge,
-                    state.multiplicity,
-                    journal.failures[chain.label_key(sample, state)],
-                ]
-            )
+        for key, chain, sample, state in failed:
+            structure, kelvin = chain.structure, chain.temperature
+            warmth = "" if kelvin is None else f"{kelvin:g}"
+            place = [structure.source, structure.name, sample, warmth]
+            why = journal.failures[key]
+            table.writerow([*place, state.charge, state.multiplicity, why])
     return path

@@ -1,7 +1,6 @@
 """Geometries to label: displaced, vibrating or moving, by one method and one seed."""
 
 import hashlib
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -58,19 +57,6 @@ class Sampling(BaseModel):
         return self.kind != "dynamics" if self.vertical is None else self.vertical
 
 
-@dataclass(frozen=True)
-class Start:
-    """Where sampling starts on one surface.
-
-    Attributes:
-        positions: [atoms, 3] Å.
-        hessian: [3·atoms, 3·atoms] eV/Å², where normal modes are wanted.
-    """
-
-    positions: Array
-    hessian: Array | None
-
-
 def random_generator(seed: int, *place: object) -> np.random.Generator:
     """Random numbers that depend on the seed and a place, nothing else."""
     text = "/".join(map(str, (seed, *place)))
@@ -80,13 +66,12 @@ def random_generator(seed: int, *place: object) -> np.random.Generator:
 
 def prepare(
     atoms: Atoms, calculator: BaseCalculator, sampling: Sampling, *, hessian: bool
-) -> Start:
-    """Relax the structure where the sampling asks for it, and find its Hessian.
+) -> Array | None:
+    """Relax the structure where the sampling asks for it; its Hessian, if wanted.
 
     Raises:
         RuntimeError: The relaxation does not converge, or forces are no numbers.
     """
-    atoms = atoms.copy()
     atoms.calc = calculator
     if sampling.relax and len(atoms) > 1:
         optimizer = BFGS(atoms, logfile=None)
@@ -101,7 +86,8 @@ def prepare(
         derivatives = numerical_hessian(atoms)
         if not np.isfinite(derivatives).all():
             raise RuntimeError("the method returned forces that are not finite")
-    return Start(atoms.positions.copy(), derivatives)
+    atoms.calc = None
+    return derivatives
 
 
 def numerical_hessian(atoms: Atoms) -> Array:
@@ -114,17 +100,15 @@ def numerical_hessian(atoms: Atoms) -> Array:
         [3·atoms, 3·atoms].
     """
     start = atoms.positions.copy()
-    rows = []
-    for index in range(start.size):
-        forces = []
-        for sign in (1, -1):
-            moved = start.copy()
-            moved.flat[index] += sign * _HESSIAN_STEP
-            atoms.positions = moved
-            forces.append(atoms.get_forces().ravel())
-        rows.append((forces[1] - forces[0]) / (2 * _HESSIAN_STEP))
+    steps = _HESSIAN_STEP * np.eye(start.size).reshape(-1, *start.shape)
+
+    def forces(positions: Array) -> Array:
+        atoms.positions = positions
+        return atoms.get_forces().ravel()
+
+    rows = [forces(start - step) - forces(start + step) for step in steps]
     atoms.positions = start
-    hessian = np.stack(rows)
+    hessian = np.stack(rows) / (2 * _HESSIAN_STEP)
     return 0.5 * (hessian + hessian.T)
 
 

@@ -1,16 +1,58 @@
-"""Files that are whole or absent, their checksums, and the lock of who makes them."""
+"""Files of a packed dataset: names, checksums, whole or absent, and who makes them.
 
+The names of the quantities' files stand in the table of quantities.
+"""
+
+import csv
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal, NamedTuple, TextIO
 
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
+
+from physnet_ase.quantities import QUANTITIES, Quantity, labels
+
+SCHEMA_VERSION = 1
+"""Version of the manifest written here; newer ones are refused."""
+MANIFEST = "manifest.json"
+OFFSETS = "offsets.npy"
+N_ATOMS = "n_atoms.npy"
+REPORT = "report.json"
+"""In a root of shards: its conversions and the audit of the whole."""
+INVALID_ROWS = "invalid_rows.csv"
+"""Rows of the sources that were skipped or kept with a problem, where there are any."""
+MAX_GROUPS = 65_536
+"""Most distinct group names kept; beyond this a name no longer groups anything."""
+OLD_CHARGE: Quantity = replace(QUANTITIES["total_charge"], file="Qtot.f64", dtype="<f8")
+"""Read as total charge where ``total_charge.f32`` is missing."""
+ALWAYS = (
+    "atomic_numbers",
+    "positions",
+    "forces",
+    "energy",
+    "total_charge",
+    "spin_multiplicity",
+)
+"""What every dataset written here holds, NaN where there is nothing."""
+
+
+def units() -> dict[str, str]:
+    """The only units on disk: one for all lengths, one for all charges, and labels'."""
+    found = {"energy": QUANTITIES["energy"].unit}
+    found["length"] = QUANTITIES["positions"].unit
+    for label in labels():
+        if label.unit:
+            found["charge" if label.dimension == "charge" else label.name] = label.unit
+    return found
+
 
 SEAL = "content_sha256"
 """Key of the checksum that a JSON file holds of its other keys."""
@@ -163,3 +205,57 @@ def publish(folder: Path, target: Path) -> None:
         )
     folder.rename(target)
     sync(target.parent)
+
+
+Action = Literal["skipped", "kept"]
+
+
+class InvalidRow(NamedTuple):
+    """One such molecule; the fields are the columns of the file."""
+
+    source: str
+    row: int  # 0-based, in the source
+    action: Action
+    reason: str
+
+
+class InvalidRowsFile:
+    """``invalid_rows.csv``, made with its first row.
+
+    Args:
+        folder: Where the file shall stand.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / INVALID_ROWS
+        self.counts: Counter[str] = Counter()
+        self._file: TextIO | None = None
+
+    def write(self, rows: Iterable[InvalidRow]) -> None:
+        """Append rows."""
+        for row in rows:
+            if self._file is None:
+                self._file = self.path.open("w", encoding="utf-8", newline="")
+                csv.writer(self._file).writerow(InvalidRow._fields)
+            csv.writer(self._file).writerow(row)
+            self.counts[row.action] += 1
+
+    def close(self) -> None:
+        """Close the file, if there is one."""
+        if self._file is not None:
+            self._file.close()
+
+
+def read_invalid_rows(folder: Path) -> Iterator[InvalidRow]:
+    """The rows listed in a packed directory, none where nothing was invalid."""
+    path = folder / INVALID_ROWS
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", newline="") as file:
+        for entry in csv.DictReader(file):
+            yield InvalidRow(
+                entry["source"],
+                int(entry["row"]),
+                "kept" if entry["action"] == "kept" else "skipped",
+                entry["reason"],
+            )

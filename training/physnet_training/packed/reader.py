@@ -4,6 +4,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,16 +14,17 @@ from numpy.typing import NDArray
 
 from physnet_ase.molecules import Molecules
 from physnet_ase.quantities import QUANTITIES, Quantity, labels
-from physnet_ase.state import free_atom_multiplicity
-from physnet_training.distinct_states import distinct_states
-from physnet_training.packed.files import check_seal, read_json, sha256
-from physnet_training.packed.layout import (
+from physnet_training.distinct_states import distinct_states, lowest_multiplicities
+from physnet_training.packed.files import (
     MANIFEST,
     N_ATOMS,
     OFFSETS,
     OLD_CHARGE,
     REPORT,
     SCHEMA_VERSION,
+    check_seal,
+    read_json,
+    sha256,
     units,
 )
 
@@ -235,10 +237,7 @@ class PackedDataset:
 
     @classmethod
     def open(
-        cls,
-        path: str | Path,
-        *,
-        assume_multiplicity: Literal["lowest"] | None = None,
+        cls, path: str | Path, *, assume_multiplicity: Literal["lowest"] | None = None
     ) -> "PackedDataset":
         """Open a directory, or a root of ``shard-00000/``, ``shard-00001/``, ….
 
@@ -292,7 +291,7 @@ class PackedDataset:
         if all("elements" in manifest for manifest in self.manifests):
             found = {z for manifest in self.manifests for z in manifest["elements"]}
             return tuple(sorted(found))
-        return tuple(np.unique(self.unique("atomic_numbers")).tolist())
+        return tuple(self.unique("atomic_numbers").tolist())
 
     @cached_property
     def labels(self) -> dict[str, int]:
@@ -365,14 +364,6 @@ class PackedDataset:
         """
         return self.take_all([name], rows)[name]
 
-    def span(self, name: str, start: int, end: int) -> Array:
-        """``take`` for consecutive rows, read-only: a view where that is possible."""
-        array = self._shards[0].arrays.get(name)
-        if len(self._shards) == 1 and array is not None:
-            if array.dtype == QUANTITIES[name].dtype:
-                return array[start:end]
-        return self.take(name, np.arange(start, end))
-
     def take_all(self, names: Sequence[str], rows: Array) -> dict[str, Array]:
         """``take`` for several fields, all per molecule or all per atom."""
         if len(self._shards) == 1:
@@ -424,7 +415,7 @@ class PackedDataset:
         rows = np.asarray(indices, dtype=np.int64)
         chosen = self.fields - {"level", "group"} if quantities is None else quantities
         names = sorted({*chosen, "total_charge"} - {"spin_multiplicity"})
-        if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and _ascending(rows):
+        if len(rows) and (np.diff(rows) == 1).all():
             values = self._span(names, int(rows[0]), int(rows[-1]) + 1)
         else:
             per_atom = [name for name in names if QUANTITIES[name].per_atom]
@@ -438,14 +429,9 @@ class PackedDataset:
             self.check(found)
         if quantities is not None:
             return found
-        names_of = self._words("group", self.groups, rows)
-        return Molecules(
-            found.n_atoms,
-            values,
-            rows,
-            names_of,
-            self._words("level", self.levels, rows),
-        )
+        words = self._words("group", self.groups, rows)
+        levels = self._words("level", self.levels, rows)
+        return replace(found, names=words, levels=levels)
 
     def _words(self, name: str, words: Sequence[str], rows: Array) -> Array:
         """The word behind each index, empty where it is -1."""
@@ -459,10 +445,14 @@ class PackedDataset:
             ) from error
 
     def batches(
-        self, quantities: Sequence[str] | None = None, *, check: bool = True
+        self,
+        quantities: Sequence[str] | None = None,
+        *,
+        check: bool = True,
+        first: int = 0,
     ) -> Iterator[Molecules]:
-        """All molecules in order, in batches of bounded size; see ``molecules``."""
-        first, count = 0, self.num_molecules
+        """All molecules from one on, in batches of bounded size; see ``molecules``."""
+        count = self.num_molecules
         while first < count:
             end = min(first + _BATCH_MOLECULES, count)
             limit = int(self.offsets[first]) + _BATCH_ATOMS
@@ -473,14 +463,17 @@ class PackedDataset:
             first = end
 
     def _span(self, names: Sequence[str], first: int, end: int) -> dict[str, Array]:
-        """Consecutive molecules."""
-        atoms = int(self.offsets[first]), int(self.offsets[end])
-        return {
-            name: self.span(
-                name, *(atoms if QUANTITIES[name].per_atom else (first, end))
-            )
-            for name in names
-        }
+        """Consecutive molecules, read-only: views where that is possible."""
+        atoms, values = (int(self.offsets[first]), int(self.offsets[end])), {}
+        alone = self._shards[0].arrays if len(self._shards) == 1 else {}
+        for name in names:
+            field, array = QUANTITIES[name], alone.get(name)
+            start, stop = atoms if field.per_atom else (first, end)
+            if array is not None and array.dtype == field.dtype:
+                values[name] = array[start:stop]
+            else:
+                values[name] = self.take(name, np.arange(start, stop))
+        return values
 
     def check(self, molecules: Molecules) -> None:
         """Refuse numbers that no conversion writes; costs a look at each.
@@ -516,23 +509,16 @@ class PackedDataset:
         if self.assume_multiplicity is None or not missing.any():
             return spin
         rows = molecules[missing]
-        numbers = self.take("atomic_numbers", self.atom_rows(rows)).astype(np.int64)
-        sizes = self.n_atoms[rows]
-        protons = np.add.reduceat(numbers, np.cumsum(sizes) - sizes)
-        electrons = protons - np.rint(self.take("total_charge", rows)).astype(np.int64)
-        lowest = 1 + electrons % 2
-        alone = sizes == 1
-        pairs = np.stack([protons, protons - electrons], axis=1)[alone]
-        for number, charge in np.unique(pairs, axis=0).tolist():
-            known = free_atom_multiplicity(number, charge)
-            same = alone & (protons == number) & (electrons == number - charge)
-            if known is None:
-                raise ValueError(
-                    f"{self.path}: molecule {rows[same][0]} is a free atom without a "
-                    "multiplicity, whose ground state no table here says; convert the "
-                    "spins too"
-                )
-            lowest[same] = known
+        numbers = self.take("atomic_numbers", self.atom_rows(rows))
+        charge = self.take("total_charge", rows)
+        lowest = lowest_multiplicities(numbers, self.n_atoms[rows], charge)
+        unknown = np.isnan(lowest)
+        if unknown.any():
+            raise ValueError(
+                f"{self.path}: molecule {rows[unknown][0]} is a free atom without a "
+                "multiplicity, whose ground state no table here says; convert the "
+                "spins too"
+            )
         spin = np.array(spin)
         spin[missing] = lowest
         return spin
@@ -671,10 +657,6 @@ def _load_index(path: Path, dtype: str) -> Array:
     return np.asarray(array).astype(dtype, copy=False)
 
 
-def _ascending(rows: Array) -> bool:
-    return bool((np.diff(rows) == 1).all())
-
-
 def _impossible(name: str, array: Array) -> int | None:
     """The first row with a number that no dataset holds; None where there is none."""
     if array.size == 0 or array.dtype.kind == "u" or name in ("level", "group"):
@@ -683,13 +665,10 @@ def _impossible(name: str, array: Array) -> int | None:
         if array.min() >= 1 and array.max() <= 118:
             return None
         return int(np.argmax((array < 1) | (array > 118)))
-    low, high = array.min(), array.max()
-    # NaN, which fails comparisons, is a label that is missing.
-    may_miss = name not in ("positions", "total_charge")
-    if -_LARGEST < low and high < _LARGEST:
-        return None
+    if -_LARGEST < array.min() and array.max() < _LARGEST:
+        return None  # NaN fails both comparisons
     wrong = np.abs(array) >= _LARGEST
-    if not may_miss:
+    if name in ("positions", "total_charge"):  # elsewhere NaN is a missing label
         wrong |= np.isnan(array)
     rows = wrong.reshape(len(array), -1).any(axis=1)
     return int(np.argmax(rows)) if rows.any() else None

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -14,22 +13,22 @@ from numpy.typing import NDArray
 
 from physnet_ase.molecules import Molecules
 from physnet_ase.quantities import QUANTITIES, Quantity, labels
+from physnet_training.distinct_states import distinct_states
 from physnet_training.packed.files import (
-    HashedFile,
-    publish,
-    sha256,
-    sync,
-    write_sealed,
-)
-from physnet_training.packed.invalid_rows import InvalidRow, InvalidRowsFile
-from physnet_training.packed.layout import (
     ALWAYS,
     MANIFEST,
     MAX_GROUPS,
     N_ATOMS,
     OFFSETS,
     SCHEMA_VERSION,
+    HashedFile,
+    InvalidRow,
+    InvalidRowsFile,
+    publish,
+    sha256,
+    sync,
     units,
+    write_sealed,
 )
 
 Array = NDArray[Any]
@@ -69,9 +68,9 @@ class PackedWriter:
             )
         )
         self._folder.chmod(0o755)  # mkdtemp makes it private; a dataset is not
-        self._tally = Tally()
-        self._levels = Numbering(QUANTITIES["level"].dtype)
-        self._groups = Numbering(QUANTITIES["group"].dtype)
+        self._tally = _Tally()
+        self._levels = _Numbering(QUANTITIES["level"].dtype)
+        self._groups = _Numbering(QUANTITIES["group"].dtype)
         self._too_many_groups = False
         self._invalid = InvalidRowsFile(self._folder)
         self._sizes = HashedFile(self._folder / "sizes.tmp")
@@ -85,12 +84,7 @@ class PackedWriter:
     def __enter__(self) -> "PackedWriter":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         """Finish after success, remove everything after an error."""
         if kind is not None:
             self.abort()
@@ -207,11 +201,7 @@ class PackedWriter:
         self._files[name] = file
 
     def _write_index(self) -> list[Path]:
-        """``n_atoms.npy`` and ``offsets.npy`` from the streamed sizes, in pieces.
-
-        Returns:
-            The files that still have no checksum.
-        """
+        """Indices from the streamed sizes, in pieces; the files without a checksum."""
         raw = self._folder / "sizes.tmp"
         sizes = np.memmap(raw, dtype="<i4", mode="r")
         make = np.lib.format.open_memmap
@@ -251,7 +241,7 @@ class PackedWriter:
         }
 
 
-class Tally:
+class _Tally:
     """What a manifest says about molecules, counted while they are written."""
 
     def __init__(self) -> None:
@@ -274,12 +264,10 @@ class Tally:
         if spin is None:
             return
         known = np.isfinite(spin)
-        charge = molecules.values["total_charge"][known].astype(np.int64)
-        codes = (charge << 32) + spin[known].astype(np.int64)
-        unique, counts = np.unique(codes, return_counts=True)
-        for code, count in zip(unique.tolist(), counts.tolist(), strict=True):
-            charge_of = (code + (1 << 31)) >> 32
-            self._states[(charge_of, code - (charge_of << 32))] += count
+        charge = molecules.values["total_charge"][known]
+        states, _, counts = distinct_states(charge, spin[known])
+        for (q, m), count in zip(states.tolist(), counts.tolist(), strict=True):
+            self._states[q, m] += count
 
     def summary(self) -> dict[str, Any]:
         """The manifest's entries."""
@@ -300,23 +288,14 @@ class Tally:
         }
 
 
-class Numbering:
-    """Numbers names in order of their appearance; -1 for an empty one.
-
-    Args:
-        dtype: Integer type of the numbers.
-    """
+class _Numbering:
+    """Numbers names in order of their appearance; -1 for an empty one."""
 
     def __init__(self, dtype: str) -> None:
         self.dtype = np.dtype(dtype)
         self.names: dict[str, int] = {}
 
     def __call__(self, names: Array) -> Array:
-        """The number of each name, of the type asked for.
-
-        Raises:
-            ValueError: There are more names than the type can number.
-        """
         known, array = self.names, np.asarray(names, dtype=str)
         count = 1
         if len(array) and (array == array[0]).all():  # often one level for all

@@ -3,7 +3,7 @@
 import difflib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,17 +16,20 @@ from physnet_ase.molecules import Molecules
 from physnet_ase.quantities import QUANTITIES
 from physnet_ase.state import state_key
 from physnet_training.sources.keys import (
+    STATE,
+    Reading,
+    ReadOptions,
     UnitChoice,
     check_unused,
     competing,
     field_of,
     find_all_keys,
+    level_columns,
+    level_of,
     meaning,
     sought,
     trainable,
 )
-from physnet_training.sources.levels import level_columns, level_of
-from physnet_training.sources.options import Reading, ReadOptions
 
 Array = NDArray[Any]
 
@@ -34,10 +37,10 @@ MAX_MOLECULES = 20_000
 """Molecules in one batch."""
 MAX_BYTES = 1 << 25
 """Bytes of the source in one batch, unless a single molecule has more."""
-_STATE = ("total_charge", "spin_multiplicity")
 _ISOTOPES = {"D": "H", "T": "H"}
 _LABELLED = re.compile(r"([A-Z][a-z]?)(?:\d+|_.*)")
 _TENSORS = ("stress", "virial")
+_UNIT_KEYS = ("e_unit", "r_unit")
 
 
 class Rows(Protocol):
@@ -111,7 +114,10 @@ class ArrayTable:
         *,
         definition: Definition | None = None,
     ) -> None:
-        self.arrays = without_ignored(arrays, options, reading)
+        for key in options.ignore:
+            if key in arrays and key not in reading.ignored:
+                reading.ignored.append(key)
+        self.arrays = {k: a for k, a in arrays.items() if k not in options.ignore}
         self.options = options
         self.definition = definition or Definition()
         self.keys = self._find_keys()
@@ -131,7 +137,7 @@ class ArrayTable:
         choice = UnitChoice(
             options,
             reading,
-            declared={**self.definition.units, **declared_units(self.arrays)},
+            declared={**self.definition.units, **_declared_units(self.arrays)},
             defaults=self.definition.defaults,
         )
         self.factors = {
@@ -141,7 +147,8 @@ class ArrayTable:
         }
         self._check_shapes()
         self.level_keys = level_columns(self.arrays, options)
-        self.level = self._level()
+        named = meaning(self.keys["energy"][0]) if self.keys["energy"] else None
+        self.level = (named.level if named else "") or self.definition.level
         self._check_unused(reading)
 
     def key(self, quantity: str) -> str | None:
@@ -158,13 +165,13 @@ class ArrayTable:
         chosen.pop("level", None)
         keys = find_all_keys(sought(), self.arrays, chosen)
         for quantity, several in keys.items():
-            if len(several) > 1 and quantity not in _STATE:
+            if len(several) > 1 and quantity not in STATE:
                 raise competing(quantity, several)
         return keys
 
     def _drop_other_things(self) -> None:
         """Arrays under one letter, such as S and M, may be no state at all."""
-        for quantity in _STATE:
+        for quantity in STATE:
             if quantity not in self.options.keys:
                 self.keys[quantity] = [
                     key
@@ -175,11 +182,6 @@ class ArrayTable:
     def _per_molecule(self) -> list[tuple[int, ...]]:
         """Shapes of one number for each molecule, or one for all."""
         return [(self.count,), (self.count, 1), ()]
-
-    def _level(self) -> str:
-        energy = self.key("energy")
-        named = meaning(energy) if energy else None
-        return (named.level if named else "") or self.definition.level
 
     def _check_unused(self, reading: Reading) -> None:
         used = {key for keys in self.keys.values() for key in keys}
@@ -247,7 +249,7 @@ class ArrayTable:
         expected = [(*lead, *shape) for shape in shapes]
         if spec.shape == ():
             expected.append((*lead, 1))
-        if quantity in _STATE:
+        if quantity in STATE:
             expected.append(())
         name = quantity if spec.per_atom else key
         if tuple(array.shape) not in expected:
@@ -312,12 +314,8 @@ def matches(values: Any, wanted: str) -> Array:
     return np.asarray(array.astype(str) == wanted)
 
 
-def element_numbers(values: Array, key: str) -> Array:
-    """Atomic numbers, also from element symbols.
-
-    Raises:
-        ValueError: A symbol is no element.
-    """
+def _element_numbers(values: Array, key: str) -> Array:
+    """Atomic numbers, also from element symbols."""
     if values.dtype.kind not in "SU":
         return values
     symbols, inverse = np.unique(plain_text(values), return_inverse=True)
@@ -350,13 +348,13 @@ def element_of(label: str) -> str:
     raise KeyError(label)
 
 
-def declared_units(arrays: Mapping[str, Rows]) -> dict[str, str]:
-    """Key -> unit: the JSON object under ``units``; sGDML's ``e_unit``, ``r_unit``.
-
-    Raises:
-        ValueError: It is something else.
-    """
-    declared = _sgdml_units(arrays)
+def _declared_units(arrays: Mapping[str, Rows]) -> dict[str, str]:
+    """Key -> unit: the JSON object under ``units``; sGDML's ``e_unit``, ``r_unit``."""
+    declared = {}
+    if set(_UNIT_KEYS) <= set(arrays):  # Chmiela et al., sgdml.org
+        words = (plain_text(np.asarray(arrays[key][()])) for key in _UNIT_KEYS)
+        energy, length = (str(word.reshape(-1)[0]) for word in words)
+        declared = {"E": energy, "F": f"{energy}/{length}", "R": length}
     if "units" not in arrays:
         return declared
     text = arrays["units"][()]
@@ -367,30 +365,6 @@ def declared_units(arrays: Mapping[str, Rows]) -> dict[str, str]:
         raise ValueError(
             f"units must be a JSON object of key: unit, got {text!r}"
         ) from error
-
-
-_UNIT_KEYS = ("e_unit", "r_unit")
-
-
-def _sgdml_units(arrays: Mapping[str, Rows]) -> dict[str, str]:
-    """Units of E, F and R as sGDML states them (Chmiela et al., sgdml.org)."""
-    if not set(_UNIT_KEYS) <= set(arrays):
-        return {}
-    energy, length = (
-        str(plain_text(np.asarray(arrays[key][()])).reshape(-1)[0])
-        for key in _UNIT_KEYS
-    )
-    return {"E": energy, "F": f"{energy}/{length}", "R": length}
-
-
-def without_ignored(
-    arrays: Mapping[str, Any], options: ReadOptions, reading: Reading
-) -> dict[str, Any]:
-    """What the user does not ignore; the rest is noted."""
-    for key in options.ignore:
-        if key in arrays and key not in reading.ignored:
-            reading.ignored.append(key)
-    return {key: a for key, a in arrays.items() if key not in options.ignore}
 
 
 def voigt(tensor: Array) -> Array:
@@ -427,23 +401,25 @@ def read_batches(
     """
     bounds = _padded_bounds if table.padded else _ragged_bounds
     for begin, sizes, first_atom in bounds(table, first_row, offset):
-        batch = _Batch(table, begin, sizes, first_atom=first_atom, offset=offset)
-        molecules = batch.molecules()
+        molecules = _Batch(table, begin, sizes, first_atom, offset).molecules()
         if len(molecules):
             yield molecules
+
+
+def _row_bytes(table: ArrayTable, quantities: Iterable[str]) -> int:
+    """Bytes of one row of all arrays of some quantities."""
+    arrays = [table.arrays[key] for name in quantities for key in table.keys[name]]
+    sizes = [int(np.prod(a.shape[1:])) * a.dtype.itemsize for a in arrays]
+    return max(sum(sizes), 1)
 
 
 def _padded_bounds(
     table: ArrayTable, first_row: int, offset: int
 ) -> Iterator[tuple[int, Array, int]]:
     """First row of each batch and the atoms of its molecules."""
-    row_bytes = sum(
-        int(np.prod(table.arrays[key].shape[1:])) * table.arrays[key].dtype.itemsize
-        for keys in table.keys.values()
-        for key in keys
-    )
-    step = int(np.clip(MAX_BYTES // max(row_bytes, 1), 1, MAX_MOLECULES))
-    width = table.arrays[table.keys["positions"][0]].shape[1]
+    fitting = MAX_BYTES // _row_bytes(table, table.keys)
+    step = int(np.clip(fitting, 1, MAX_MOLECULES))
+    width = table.shape("positions")[1]
     for begin in range(first_row, table.count, step):
         end = min(begin + step, table.count)
         if table.keys["n_atoms"]:
@@ -457,14 +433,9 @@ def _ragged_bounds(
 ) -> Iterator[tuple[int, Array, int]]:
     """First row, atoms of each molecule and first atom of each batch."""
     first_atom = _atoms_before(table, first_row, offset)
-    atom_bytes = sum(
-        int(np.prod(table.arrays[key].shape[1:])) * table.arrays[key].dtype.itemsize
-        for quantity, keys in table.keys.items()
-        for key in keys
-        if quantity not in ("n_atoms", "name")
-        and QUANTITIES[field_of(quantity)].per_atom
-    )
-    limit = max(MAX_BYTES // max(atom_bytes, 1), 1)
+    known = [name for name in table.keys if field_of(name) in QUANTITIES]
+    per_atom = [name for name in known if QUANTITIES[field_of(name)].per_atom]
+    limit = max(MAX_BYTES // _row_bytes(table, per_atom), 1)
     for begin in range(first_row, table.count, MAX_MOLECULES):
         end = min(begin + MAX_MOLECULES, table.count)
         sizes = _sizes(table, begin, end, offset=offset)
@@ -510,13 +481,7 @@ class _Batch:
     """Some consecutive molecules of a table, in internal units."""
 
     def __init__(
-        self,
-        table: ArrayTable,
-        begin: int,
-        sizes: Array,
-        *,
-        first_atom: int,
-        offset: int,
+        self, table: ArrayTable, begin: int, sizes: Array, first_atom: int, offset: int
     ) -> None:
         self.table = table
         self.rows = slice(begin, begin + len(sizes))
@@ -534,9 +499,12 @@ class _Batch:
             "atomic_numbers": self.numbers,
             "positions": _times(self._per_atom(table.keys["positions"][0]), length),
         }
-        for name in (*_STATE, "cell", "pbc"):
+        for name in STATE:
             if table.keys[name]:
-                values[name] = self._agreeing(name)
+                values[name] = self._state(name)
+        for name in ("cell", "pbc"):
+            if table.keys[name]:
+                values[name] = self._rows(table.keys[name][0])
         if "cell" in values:
             values["cell"] = _times(values["cell"].reshape(count, 3, 3), length)
             if "pbc" not in values:  # as ASE has it; a cell of zeros is none
@@ -557,18 +525,14 @@ class _Batch:
         )
         chosen = np.ones(count, dtype=bool)
         for key, wanted in table.options.where.items():
-            chosen &= matches(self._condition(key), wanted)
+            chosen &= matches(self._one_each(key), wanted)
         return found if chosen.all() else found.keep(chosen)
 
     def _label(self, quantity: str, values: dict[str, Array]) -> Array:
-        key = self.table.keys[quantity][0]
-        field = QUANTITIES[field_of(quantity)]
-        if field.per_atom:
-            found = self._per_atom(key)
-        elif quantity in ("stress", "virial"):
-            found = np.asarray(self.table.arrays[key][self.rows])
-        else:
-            found = self._per_molecule(key, field.shape)
+        key, spec = self.table.keys[quantity][0], QUANTITIES[field_of(quantity)]
+        found = self._per_atom(key) if spec.per_atom else self._rows(key)
+        if not spec.per_atom and quantity not in _TENSORS:
+            found = found.reshape(len(found), *spec.shape)
         found = _times(found, self.table.factors[quantity])
         if quantity == "virial":
             return stress_from_virial(found, values["cell"])
@@ -576,7 +540,7 @@ class _Batch:
 
     def _words(self, key: str) -> Array:
         """One word for each molecule, or one for all."""
-        return plain_text(self._condition(key)).astype(str)
+        return plain_text(self._one_each(key)).astype(str)
 
     def _levels(self) -> Array | None:
         """Level of theory of each molecule, None where nothing says it."""
@@ -604,40 +568,30 @@ class _Batch:
                 absent[name] = gone
         return absent
 
-    def _agreeing(self, name: str) -> Array:
-        """A per-molecule field; several keys must say the same."""
+    def _state(self, name: str) -> Array:
+        """Charges or multiplicities; several keys must say the same, 2S as 2S+1."""
         keys = self.table.keys[name]
-        first = self._one_each(keys[0], name)
-        for key in keys[1:]:
-            other = self._one_each(key, name)
-            if not np.array_equal(first, other):
-                row = int(np.argmax(first != other))
+        columns = [self._one_each(k) + (state_key(k) == "unpaired") for k in keys]
+        for key, column in zip(keys, columns, strict=True):
+            if not np.array_equal(columns[0], column):
+                row = int(np.argmax(columns[0] != column))
                 raise ValueError(
-                    f"molecule {self.first + row} (0-based): {keys[0]} is {first[row]} "
-                    f"but {key} is {other[row]}; choose with --key {name}={keys[0]}"
+                    f"molecule {self.first + row} (0-based): {keys[0]} is "
+                    f"{columns[0][row]} but {key} is {column[row]}; choose with --key "
+                    f"{name}={keys[0]}"
                 )
-        return first
+        return columns[0]
 
-    def _one_each(self, key: str, name: str) -> Array:
-        """Rows of a structure's or state's array; 2S becomes 2S+1."""
-        if name not in _STATE:
-            return self._per_molecule(key, None)
-        array = self._condition(key)
-        return array + 1 if state_key(key) == "unpaired" else np.asarray(array)
+    def _rows(self, key: str) -> Array:
+        return np.asarray(self.table.arrays[key][self.rows])
 
-    def _per_molecule(self, key: str, shape: tuple[int, ...] | None) -> Array:
-        """Rows of an array with one row per molecule; (n, 1) is taken as (n,)."""
-        array = np.asarray(self.table.arrays[key][self.rows])
-        return array if shape is None else array.reshape(len(self.n_atoms), *shape)
-
-    def _condition(self, key: str) -> Array:
-        """What ``--where`` compares: one value for each molecule, or one for all."""
+    def _one_each(self, key: str) -> Array:
+        """One value for each molecule, also where there is one for all."""
         array = self.table.arrays[key]
         if array.shape in ((), (1,)):
-            return np.broadcast_to(
-                np.asarray(array[()]).reshape(()), self.n_atoms.shape
-            )
-        return self._per_molecule(key, ())
+            one = np.asarray(array[()]).reshape(())
+            return np.broadcast_to(one, self.n_atoms.shape)
+        return self._rows(key).reshape(-1)
 
     def _per_atom(self, key: str) -> Array:
         """Rows of an array with one row per atom, without padding."""
@@ -658,13 +612,13 @@ class _Batch:
         key = self.table.keys["atomic_numbers"][0]
         array = self.table.arrays[key]
         if not self.table.padded:
-            return element_numbers(np.asarray(array[self.atoms]), key)
+            return _element_numbers(np.asarray(array[self.atoms]), key)
         count = len(self.n_atoms)
         if len(array.shape) == 1:  # one composition for all
-            one = element_numbers(np.asarray(array[()]), key)
+            one = _element_numbers(np.asarray(array[()]), key)
             numbers = np.broadcast_to(one, (count, len(one)))
         else:
-            numbers = element_numbers(np.asarray(array[self.rows]), key)
+            numbers = _element_numbers(np.asarray(array[self.rows]), key)
         present = numbers != 0
         counted = np.count_nonzero(present, axis=1).astype(np.int32)
         if not self.table.keys["n_atoms"]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from physnet_ase.molecules import Molecules
-from physnet_training.sources.options import Reading, ReadOptions
+from physnet_training.sources.keys import Reading, ReadOptions
 from physnet_training.sources.read_ase import (
     count_database,
     count_trajectory,
@@ -19,33 +19,23 @@ from physnet_training.sources.read_npz import count_npz, read_npz
 from physnet_training.sources.read_packed import count_packed, is_packed, read_packed
 
 Reader = Callable[[Path, ReadOptions, Reading], Iterator[Molecules]]
-"""Yields the molecules of a source in batches of bounded size, rows ascending, only
-those from ``ReadOptions.first_row`` on; notes what it takes and leaves."""
+"""Called with the path of a source, what the user says of it, and where to note what
+was taken and left. Yields molecules in batches of bounded size, rows ascending, only
+those from ``ReadOptions.first_row`` on."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of source.
-
-    Attributes:
-        name: What people call it.
-        read: Its reader.
-        count: Number of rows of a source where that is cheap to know, else None.
-    """
+    """A kind of source: its name, its reader, and its rows where cheap to know."""
 
     name: str
     read: Reader
     count: Callable[[Path], int | None]
 
 
-def _unknown(path: Path) -> int | None:
-    """No count without reading the whole file."""
-    return None
-
-
 _NPZ = Format("NPZ", read_npz, count_npz)
 _HDF5 = Format("HDF5", read_hdf5, count_hdf5)
-_EXTXYZ = Format("extended XYZ", read_extxyz, _unknown)
+_EXTXYZ = Format("extended XYZ", read_extxyz, lambda path: None)
 _TRAJECTORY = Format("ASE trajectory", read_trajectory, count_trajectory)
 _DATABASE = Format("ASE database", read_database, count_database)
 _DEEPMD = Format("DeePMD system", read_deepmd, count_deepmd)

@@ -1,20 +1,69 @@
-"""What a key of a data file means, and in which unit its numbers are.
+"""What the user says about sources, and what keys of data files mean.
 
 Names and units stand in ``physnet_ase.quantities`` and ``physnet_ase.state`` only.
 """
 
 import difflib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from physnet_ase.quantities import DERIVED, QUANTITIES, labels
 from physnet_ase.state import STATE_KEYS, state_key
 from physnet_ase.units import conversion_factor, known_units
-from physnet_training.sources.options import Reading, ReadOptions
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What the user says about the sources.
+
+    Attributes:
+        energy_unit: Unit of energies, where the file does not carry it.
+        length_unit: Unit of positions and cells, where the file does not carry it.
+        force_unit: Unit of forces; None: energy unit per length unit.
+        dipole_unit: Unit of dipoles, where the file does not carry it.
+        keys: Quantity -> key in the file, where the name is not a usual one or several
+            compete.
+        ignore: Keys that are left out, whatever they look like.
+        where: Key -> value: only molecules for which the file says this.
+        level: Level of theory, where the file does not carry it.
+        allow_missing: Take NaN in a label as "this label is missing".
+        assume_multiplicity: ``"lowest"`` fills in missing multiplicities.
+        first_row: Only molecules with this 0-based number in the source or a higher
+            one; readers seek where the format allows.
+    """
+
+    energy_unit: str | None = None
+    length_unit: str | None = None
+    force_unit: str | None = None
+    dipole_unit: str | None = None
+    keys: Mapping[str, str] = field(default_factory=dict)
+    ignore: tuple[str, ...] = ()
+    where: Mapping[str, str] = field(default_factory=dict)
+    level: str | None = None
+    allow_missing: bool = False
+    assume_multiplicity: Literal["lowest"] | None = None
+    first_row: int = 0
+
+
+@dataclass
+class Reading:
+    """What a reader took from a source and what it left; filled while it reads.
+
+    Attributes:
+        units: Quantity -> unit taken and how it is known.
+        unused: Keys that mean nothing here, in the order in which they came.
+        ignored: Keys that were left out because the user said so.
+    """
+
+    units: dict[str, str] = field(default_factory=dict)
+    unused: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+
 
 N_ATOMS = ("n_atoms", "N")
 """Keys of the number of atoms of each molecule."""
@@ -44,19 +93,14 @@ NO_LABELS = (
     "initial_magmoms",
 )
 """ASE's names for what is no label here: atomic energies, dynamics, starting values."""
+STATE = ("total_charge", "spin_multiplicity")
 _ASSUMED = {"length": "angstrom", "dipole": "e*angstrom", "charge": "e", "none": ""}
 _VOLUMES = {"a3": "a^3", "ang3": "ang^3", "angstrom3": "angstrom^3", "bohr3": "bohr^3"}
 
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a key says by its name.
-
-    Attributes:
-        quantity: Name in ``sought()``.
-        unit: As the key carries it, empty where it does not.
-        level: Level of theory, what follows the unit.
-    """
+    """What a key says by its name: a sought quantity, its unit, a level of theory."""
 
     quantity: str
     unit: str = ""
@@ -86,7 +130,7 @@ def field_of(quantity: str) -> str:
     return DERIVED[quantity][0] if quantity in DERIVED else quantity
 
 
-def dimension_of(quantity: str) -> str:
+def _dimension_of(quantity: str) -> str:
     """Kind of unit of a sought quantity."""
     if quantity in DERIVED:
         return DERIVED[quantity][1]
@@ -133,11 +177,7 @@ def _is_one_of(key: str, names: Iterable[str]) -> bool:
 
 
 def _suffixed(quantity: str, name: str, key: str) -> Meaning | None:
-    """A key that continues a name with a unit, and a level of theory behind it.
-
-    ``energy_hartree_B3LYP`` is in hartree at B3LYP, ``gradient_hartree_bohr`` in
-    hartree/bohr.
-    """
+    """As ``energy_hartree_B3LYP``: a name, its unit, a level of theory behind it."""
     head = key[: len(name) + 1]
     exact = len(name) == 1 and head != name + "_"
     if head.lower() != name.lower() + "_" or exact:
@@ -147,7 +187,7 @@ def _suffixed(quantity: str, name: str, key: str) -> Meaning | None:
         words = [part.lower() for part in parts[:end] if part.lower() != "per"]
         words = [_VOLUMES.get(word, word) for word in words]
         for unit in ("/".join(words), "*".join(words)):
-            if conversion_factor(dimension_of(quantity), unit) is not None:
+            if conversion_factor(_dimension_of(quantity), unit) is not None:
                 return Meaning(quantity, unit, "_".join(parts[end:]))
     return None
 
@@ -162,8 +202,9 @@ def find_keys(
     """
     present = [key for key in available if isinstance(key, str)]
     if quantity not in chosen:
-        named = [key for key in present if _means(key, quantity)]
-        return sorted(named, key=lambda key: _rank(quantity, key))
+        named = [k for k in present if (m := meaning(k)) and m.quantity == quantity]
+        usual = sought()[quantity]  # others come behind
+        return sorted(named, key=lambda k: (*usual, k).index(k))
     key = chosen[quantity]
     if key not in present:
         near = difflib.get_close_matches(key, present, n=3, cutoff=0.4)
@@ -172,17 +213,6 @@ def find_keys(
             f"{'similar' if near else 'present'}: {', '.join(near or present)}"
         )
     return [key]
-
-
-def _means(key: str, quantity: str) -> bool:
-    found = meaning(key)
-    return found is not None and found.quantity == quantity
-
-
-def _rank(quantity: str, key: str) -> int:
-    """Place of a key among the usual ones; others come behind."""
-    names = sought()[quantity]
-    return names.index(key) if key in names else len(names)
 
 
 def find_all_keys(
@@ -268,15 +298,12 @@ def _looks_like(key: str, value: Any, vector: bool) -> str | None:
     if key in NO_LABELS or np.asarray(value).dtype.kind not in "iuf":
         return None
     named = meaning(key)
-    if named is not None and named.quantity in (*trainable(), *_STATE):
+    if named is not None and named.quantity in (*trainable(), *STATE):
         return named.quantity
     for part, like in LOOKS_LIKE.items():
         if part in key.lower():
             return like
     return "forces" if vector else None
-
-
-_STATE = ("total_charge", "spin_multiplicity")
 
 
 def _family(quantity: str) -> set[str]:
@@ -330,7 +357,7 @@ class UnitChoice:
         return self._factors[quantity, key]
 
     def _choose(self, quantity: str, key: str) -> tuple[str, str]:
-        option, dimension = self._option(quantity), dimension_of(quantity)
+        option, dimension = self._option(quantity), _dimension_of(quantity)
         named = meaning(key)
         stated = self.declared.get(key) or (named.unit if named is not None else "")
         if stated:
@@ -344,8 +371,9 @@ class UnitChoice:
             return stated, f"the file says so of {key}"
         if option:
             return option, "by option"
-        if key in self.defaults:
-            return self.defaults[key], f"{key} is so by the file's format"
+        usual = self.defaults.get(key)
+        if usual:
+            return usual, f"{key} is so by the file's format"
         if dimension in ("charge", "none"):
             return _ASSUMED[dimension], "always"
         if dimension in _ASSUMED:
@@ -356,20 +384,16 @@ class UnitChoice:
         )
 
     def _option(self, quantity: str) -> str | None:
-        options, dimension = self.options, dimension_of(quantity)
-        length = options.length_unit or "angstrom"
-        if dimension == "force" and options.force_unit:
-            return options.force_unit
-        composed = options.energy_unit and {
-            "force": f"{options.energy_unit}/{length}",
-            "stress": f"{options.energy_unit}/{length}^3",
-        }
-        simple = {
-            "energy": options.energy_unit,
+        options, dimension = self.options, _dimension_of(quantity)
+        energy, length = options.energy_unit, options.length_unit or "angstrom"
+        given = {
+            "energy": energy,
             "length": options.length_unit,
             "dipole": options.dipole_unit,
+            "force": options.force_unit or (energy and f"{energy}/{length}"),
+            "stress": energy and f"{energy}/{length}^3",
         }
-        return simple.get(dimension) or (composed or {}).get(dimension)
+        return given.get(dimension)
 
 
 def factor_to_internal(quantity: str, unit: str) -> float:
@@ -378,7 +402,7 @@ def factor_to_internal(quantity: str, unit: str) -> float:
     Raises:
         ValueError: The unit is unknown; the message lists the known ones.
     """
-    dimension = dimension_of(quantity)
+    dimension = _dimension_of(quantity)
     if dimension == "none":
         return 1.0
     factor = conversion_factor(dimension, unit)
@@ -408,7 +432,7 @@ def key_table() -> list[str]:
     rows += [
         ("`convert`", words.get(name, name.replace("_", " ")), keys)
         for name, keys in sought().items()
-        if name not in _STATE
+        if name not in STATE
     ]
     rows.append(("`convert`", "level of theory", QUANTITIES["level"].aliases))
     lines = ["| what | keys | who reads them |", "|---|---|---|"]
@@ -416,3 +440,99 @@ def key_table() -> list[str]:
         shown = ", ".join(f"`{key}`" for key in dict.fromkeys(keys))
         lines.append(f"| {what} | {shown} | {who} |")
     return lines
+
+
+Array = NDArray[Any]
+_WHOLE = ("level_of_theory", "theory")
+_METHODS = ("method", "functional")
+_BASES = ("basis", "basis_set")
+
+
+def level_columns(available: Collection[Any], options: ReadOptions) -> list[str]:
+    """Keys that say the level of theory, without those that ``--where`` fixes.
+
+    Where there is a solvent model, the word of a solvent says nothing more.
+
+    Raises:
+        ValueError: The key that was chosen is not there.
+    """
+    chosen = options.keys.get("level")
+    if chosen is not None:
+        if chosen not in available:
+            raise ValueError(f"there is no key {chosen!r}, asked for as level")
+        return [chosen]
+    columns = [
+        key
+        for key in available
+        if isinstance(key, str) and key.lower() in QUANTITIES["level"].aliases
+    ]
+    if any(key.lower() == "solvent_model" for key in columns):
+        columns = [key for key in columns if key.lower() != "solvent"]
+    return [key for key in columns if key not in options.where]
+
+
+def level_of(
+    columns: Mapping[str, Any], otherwise: str, options: ReadOptions
+) -> str | Array:
+    """The level of theory: one word, or one for each molecule where columns differ.
+
+    Args:
+        columns: Key of ``level_columns`` -> word, or array of words.
+        otherwise: What the format or the key of the energy says.
+        options: ``level`` names what the file does not say.
+
+    Raises:
+        ValueError: ``--level`` names one level, but the columns hold several.
+    """
+    tables = {key: np.atleast_1d(np.asarray(words)) for key, words in columns.items()}
+    different = any((words != words[0]).any() for words in tables.values())
+    if options.level:
+        if different:
+            refuse_one_level(tables, options)
+        return options.level
+    if not different:  # the usual case
+        return name_of({k: str(words[0]) for k, words in tables.items()}, otherwise)
+    rows = np.broadcast_arrays(*tables.values())
+    names = [
+        name_of(dict(zip(tables, map(str, row), strict=True)), otherwise)
+        for row in zip(*rows, strict=True)
+    ]
+    return np.array(names)
+
+
+def refuse_one_level(columns: Mapping[str, Any], options: ReadOptions) -> None:
+    """Stop: one level was asked for, and there are several.
+
+    Raises:
+        ValueError: Always.
+    """
+    shown = "; ".join(
+        f"{key} is {', '.join(sorted(set(map(str, words)))[:4])}"
+        for key, words in columns.items()
+    )
+    key = next(iter(columns))
+    raise ValueError(
+        f"--level {options.level!r} names one level of theory for all, but {shown}; "
+        f"keep one with --where {key}=VALUE, or leave --level out to store each one's "
+        "own"
+    )
+
+
+def name_of(said: Mapping[str, str], otherwise: str) -> str:
+    """``METHOD/BASIS, SOLVENT`` of what one molecule's columns say."""
+    return _name(tuple(said.items()), otherwise)
+
+
+@lru_cache(maxsize=1024)
+def _name(said: tuple[tuple[str, str], ...], otherwise: str) -> str:
+    words = {key.lower(): word for key, word in said if word}
+
+    def first(keys: tuple[str, ...]) -> str:
+        return next((words.pop(key) for key in keys if key in words), "")
+
+    whole, method, basis = first(_WHOLE), first(_METHODS), first(_BASES)
+    if not whole:
+        method = method or otherwise
+    both = "/".join(word for word in (method, basis) if word)
+    parts = dict.fromkeys([whole, both, *words.values()])
+    return ", ".join(part for part in parts if part)

@@ -17,13 +17,8 @@ from ase.data import atomic_numbers as NUMBER_OF
 from numpy.typing import NDArray
 
 from physnet_ase.molecules import Molecules, gather
-from physnet_training.sources.arrays import (
-    ArrayTable,
-    Definition,
-    Rows,
-    read_batches,
-)
-from physnet_training.sources.options import Reading, ReadOptions
+from physnet_training.sources.arrays import ArrayTable, Definition, Rows, read_batches
+from physnet_training.sources.keys import Reading, ReadOptions
 
 Array = NDArray[Any]
 
@@ -53,11 +48,6 @@ def read_deepmd(
     path: Path, options: ReadOptions, reading: Reading
 ) -> Iterator[Molecules]:
     """Frames of all systems below a directory, in the order of their paths.
-
-    Args:
-        path: A system, or a directory above systems.
-        options: What the user says.
-        reading: Receives what was taken and left.
 
     Raises:
         ValueError: A file is missing, damaged or of a wrong shape, or a type is no

@@ -14,10 +14,9 @@ import re
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from ase import Atoms
 from ase.data import chemical_symbols
@@ -25,8 +24,8 @@ from ase.io.extxyz import read_xyz
 
 from physnet_ase.molecules import Molecules
 from physnet_training.sources.arrays import element_of
-from physnet_training.sources.frames import Frame, FrameReader, join_frames
-from physnet_training.sources.options import Reading, ReadOptions
+from physnet_training.sources.keys import Reading, ReadOptions
+from physnet_training.sources.read_ase import FrameReader, join_frames
 
 _DAMAGE = (
     OSError,
@@ -61,11 +60,6 @@ def read_extxyz(
 ) -> Iterator[Molecules]:
     """Frames of an XYZ file, in batches.
 
-    Args:
-        path: The file.
-        options: What the user says.
-        reading: Receives what was taken and left.
-
     Raises:
         ValueError: The file is damaged, a key or a unit is missing, or a shape is
             wrong; the message names the frame, counted from 0.
@@ -87,7 +81,7 @@ def _frames(
                     return
                 if row < options.first_row:
                     continue
-                frame = _parsed(text, row, reading)
+                atoms, facts = _parsed(text, reading)
             except _DAMAGE as error:
                 raise ValueError(
                     f"{path} cannot be read at molecule {row} (0-based), line "
@@ -95,7 +89,7 @@ def _frames(
                     "extended XYZ"
                 ) from error
             try:
-                yield reader.read(frame)
+                yield reader.read(atoms, row, facts)
             except ValueError as error:
                 raise ValueError(
                     f"{path}: molecule {row} (0-based), line {lines.first}: {error}"
@@ -112,11 +106,7 @@ def _reason(error: Exception) -> str:
 
 
 def _opened(path: Path) -> IO[str]:
-    """The text of a file, unpacked and decoded by what its first bytes say.
-
-    Raises:
-        ValueError: It cannot be unpacked here.
-    """
+    """The text of a file, unpacked and decoded by what its first bytes say."""
     packed = _unpacker(path)
     raw: Any = packed(path) if packed is not None else path.open("rb")
     buffered = io.BufferedReader(raw)
@@ -157,8 +147,7 @@ _LATIN = "physnet-latin-1"
 codecs.register_error(_LATIN, _as_latin)
 
 
-@dataclass(frozen=True)
-class _Text:
+class _Text(NamedTuple):
     """Lines of one frame: number of atoms, comment, atoms, perhaps cell vectors."""
 
     comment: str
@@ -172,11 +161,7 @@ class _Text:
 
 
 class _Lines:
-    """Cuts a file into the lines of single frames, without seeking.
-
-    Attributes:
-        first: 1-based number of the first line of the latest frame.
-    """
+    """Cuts a file into frames without seeking; ``first``: first line of the latest."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
@@ -185,11 +170,7 @@ class _Lines:
         self.first = 1
 
     def frame(self) -> _Text | None:
-        """The next frame, None at the end; empty lines before it mean nothing.
-
-        Raises:
-            ValueError: The first line is no number of atoms, or the file ends.
-        """
+        """The next frame, None at the end; empty lines before it mean nothing."""
         head = self._next()
         while head and not head.strip():
             head = self._next()
@@ -225,14 +206,10 @@ class _Lines:
         return line
 
 
-def _parsed(text: _Text, row: int, reading: Reading) -> Frame:
-    """A frame as ASE reads it, after what ASE would drop or misread was looked at.
-
-    Raises:
-        ValueError: Columns have no name, or a symbol is no element.
-    """
+def _parsed(text: _Text, reading: Reading) -> tuple[Atoms, tuple[str, ...]]:
+    """A frame as ASE reads it, and what had to be assumed before ASE could."""
     if _is_qm9(text.comment):
-        return Frame(row, _qm9(text), (_QM9_FACT,))
+        return _qm9(text), (_QM9_FACT,)
     facts: tuple[str, ...] = ()
     if "=" not in text.comment:
         text, facts = _plain_comment(text, reading)
@@ -245,7 +222,7 @@ def _parsed(text: _Text, row: int, reading: Reading) -> Frame:
         text, renamed = _with_elements(text, columns)
         atoms = next(read_xyz(io.StringIO(text.joined()), 0))
         facts = (*facts, renamed)
-    return Frame(row, atoms, facts)
+    return atoms, facts
 
 
 def _plain_comment(text: _Text, reading: Reading) -> tuple[_Text, tuple[str, ...]]:
@@ -279,11 +256,7 @@ def _check_columns(text: _Text, columns: list[str], *, named: bool) -> None:
 
 
 def _with_elements(text: _Text, columns: list[str]) -> tuple[_Text, str]:
-    """Atoms with symbols in place of labels and isotopes, and what was done.
-
-    Raises:
-        KeyError: There is no telling which element one is.
-    """
+    """Atoms with symbols in place of labels and isotopes, and what was done."""
     place = 0
     for name, count in zip(columns[::3], columns[2::3], strict=False):
         if name.lower() == "species":
@@ -304,6 +277,8 @@ _QM9_FACT = "raw QM9: U0 in hartree, Mulliken charges, neutral singlets, " + _QM
 
 
 def _is_qm9(comment: str) -> bool:
+    if not comment.lstrip().startswith("gdb"):
+        return False
     words = comment.split()
     return len(words) == 17 and words[0] == "gdb" and words[1].isdigit()
 

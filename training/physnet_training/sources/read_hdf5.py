@@ -41,8 +41,7 @@ from physnet_training.sources.arrays import (
     plain_text,
     read_batches,
 )
-from physnet_training.sources.keys import find_keys
-from physnet_training.sources.options import Reading, ReadOptions
+from physnet_training.sources.keys import Reading, ReadOptions, find_keys
 
 Array = NDArray[Any]
 _NEEDED = ("atomic_numbers", "positions")
@@ -56,11 +55,6 @@ def read_hdf5(
     SPICE, ANI and AIMNet files are recognised by their keys and bring their units; of
     others the units stand in attributes or are asked for. Rows are counted over all
     groups. Molecules are named after their group where a group holds one composition.
-
-    Args:
-        path: The file.
-        options: What the user says.
-        reading: Receives what was taken and left.
 
     Raises:
         ValueError: As for ``read_npz``; the message names the group too.
@@ -106,7 +100,12 @@ def _molecules(
     row, found = 0, False
     for name, arrays in _tables(file):
         definition = _recognise(arrays, options)
-        if not any(_holds(quantity, arrays, options) for quantity in _NEEDED):
+        if not any(
+            options.keys[quantity] in arrays
+            if quantity in options.keys
+            else find_keys(quantity, arrays, {})
+            for quantity in _NEEDED
+        ):
             continue  # something else, such as metadata
         found = True
         try:
@@ -117,7 +116,8 @@ def _molecules(
             for quantity, array in _known_state(arrays, definition, count).items():
                 if not find_keys(quantity, arrays, options.keys):
                     arrays[quantity] = array
-            if _one_composition(arrays, definition, options):
+            numbers = _find("atomic_numbers", arrays, definition, options)
+            if numbers is not None and len(arrays[numbers].shape) == 1:
                 arrays.setdefault("name", np.full(count, _name(name, definition)))
             table = ArrayTable(arrays, options, reading, definition=definition)
             for batch in read_batches(table, max(first, 0), row - count):
@@ -137,20 +137,6 @@ def _name(group: str, definition: Definition) -> str:
     return parent.rpartition("/")[2] if definition is _QM7X and parent else own
 
 
-def _holds(quantity: str, arrays: Mapping[str, Rows], options: ReadOptions) -> bool:
-    """Whether a group has a key that could be this quantity."""
-    chosen = options.keys.get(quantity)
-    return chosen in arrays if chosen else bool(find_keys(quantity, arrays, {}))
-
-
-def _one_composition(
-    arrays: Mapping[str, Rows], definition: Definition, options: ReadOptions
-) -> bool:
-    """Whether a group holds geometries of one molecule."""
-    keys = find_keys("atomic_numbers", arrays, _chosen(arrays, definition, options))
-    return bool(keys) and len(arrays[keys[0]].shape) == 1
-
-
 def _with_labels(batch: Molecules) -> Molecules:
     """Without the molecules that have neither energy nor forces."""
     none = np.zeros(len(batch), dtype=bool)
@@ -162,28 +148,29 @@ def _with_labels(batch: Molecules) -> Molecules:
     return batch.keep(~np.logical_and.reduce(gone)) if gone else batch
 
 
+def _find(
+    quantity: str,
+    arrays: Mapping[str, Rows],
+    definition: Definition,
+    options: ReadOptions,
+) -> str | None:
+    """The key of a quantity by the user's choice, by definition, or by its name."""
+    known = {q: k for q, k in definition.keys.items() if k in arrays}
+    keys = find_keys(quantity, arrays, {**known, **options.keys})
+    return keys[0] if keys else None
+
+
 def _count(
     arrays: Mapping[str, Rows], definition: Definition, options: ReadOptions
 ) -> int:
     """Molecules of a group; none where all its arrays are empty."""
-    chosen = _chosen(arrays, definition, options)
-    keys = [
-        find_keys(quantity, arrays, chosen) for quantity in ("positions", "n_atoms")
-    ]
-    positions, n_atoms = (found[0] if found else None for found in keys)
-    if positions is not None and arrays[positions].shape[0] == 0:
-        return 0
+    positions = _find("positions", arrays, definition, options)
     if positions is None:
         return 1  # the table says what is missing
+    if arrays[positions].shape[0] == 0:
+        return 0
+    n_atoms = _find("n_atoms", arrays, definition, options)
     return count_molecules(arrays, positions, n_atoms)
-
-
-def _chosen(
-    arrays: Mapping[str, Rows], definition: Definition, options: ReadOptions
-) -> dict[str, str]:
-    """Keys by the user's choice, else by definition where they are there."""
-    known = {q: k for q, k in definition.keys.items() if k in arrays}
-    return {**known, **options.keys}
 
 
 def _tables(group: Any) -> Iterator[tuple[str, dict[str, Rows]]]:
@@ -306,9 +293,8 @@ def _recognise(arrays: Mapping[str, Rows], options: ReadOptions) -> Definition:
     keys = set(arrays)
     if {"atomic_numbers", "conformations", "dft_total_energy"} <= keys:
         return _SPICE
-    if {"atomic_numbers", "coordinates"} <= keys and any(
-        k in keys for k in _ani_keys()
-    ):
+    energies = {f"{level}.energy" for level in _ANI_LEVELS}
+    if {"atomic_numbers", "coordinates"} <= keys and energies & keys:
         return _ani(options)
     if {"atNUM", "atXYZ", "ePBE0+MBD"} <= keys:
         return _QM7X
@@ -320,11 +306,7 @@ def _recognise(arrays: Mapping[str, Rows], options: ReadOptions) -> Definition:
 def _known_state(
     arrays: Mapping[str, Rows], definition: Definition, count: int
 ) -> dict[str, Rows]:
-    """Charges and multiplicities that a layout defines without storing them.
-
-    Raises:
-        ValueError: The SMILES of a SPICE group is not that of its atoms.
-    """
+    """Charges and multiplicities that a layout defines without storing them."""
     if definition is _SPICE and "smiles" in arrays:
         smiles = plain_text(np.asarray(arrays["smiles"][()])).reshape(-1)[0]
         numbers = np.asarray(arrays["atomic_numbers"][()])
@@ -371,10 +353,6 @@ def _charge(text: str) -> int:
     sign = 1 if text[0] == "+" else -1
     digits = text.lstrip("+-")
     return sign * (int(digits) if digits else len(text))
-
-
-def _ani_keys() -> list[str]:
-    return [f"{level}.energy" for level in _ANI_LEVELS]
 
 
 def _ani(options: ReadOptions) -> Definition:

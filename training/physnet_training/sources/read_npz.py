@@ -4,7 +4,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,8 +18,7 @@ from physnet_training.sources.arrays import (
     count_molecules,
     read_batches,
 )
-from physnet_training.sources.keys import find_keys
-from physnet_training.sources.options import Reading, ReadOptions
+from physnet_training.sources.keys import Reading, ReadOptions, find_keys
 
 Array = NDArray[Any]
 
@@ -29,11 +28,7 @@ _PHYSNET = Definition(  # the units of PhysNet's own layout
 _SGDML = Definition(defaults={"R": "angstrom"})  # energies in whatever e_unit says
 _RMD17 = Definition(
     keys={"energy": "energies", "forces": "forces", "positions": "coords"},
-    units={
-        "coords": "angstrom",
-        "energies": "kcal/mol",
-        "forces": "kcal/mol/angstrom",
-    },
+    units={"coords": "angstrom", "energies": "kcal/mol", "forces": "kcal/mol/angstrom"},
     level="PBE/def2-SVP",
     complete=True,
 )
@@ -48,11 +43,6 @@ def read_npz(path: Path, options: ReadOptions, reading: Reading) -> Iterator[Mol
     write it (eV, Å, e·Å by definition); ragged, ``n_atoms`` with flat per-atom arrays.
     Files of sGDML (MD17, MD22) name their units or not at all, those of rMD17 are in
     kcal/mol.
-
-    Args:
-        path: The file.
-        options: What the user says.
-        reading: Receives what was taken and left.
 
     Raises:
         ValueError: The file is damaged, a key or a unit is missing, or a shape is
@@ -69,7 +59,7 @@ def read_npz(path: Path, options: ReadOptions, reading: Reading) -> Iterator[Mol
             yield from read_batches(table, options.first_row)
             for member in members.values():
                 member.finish()
-        except DamagedMember as error:
+        except _DamagedMember as error:
             raise _unreadable(path, error) from error
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
@@ -110,7 +100,7 @@ def _members(path: Path, stack: ExitStack) -> dict[str, "_Member"]:
     return members
 
 
-class DamagedMember(Exception):
+class _DamagedMember(Exception):
     """The bytes of an array are not what the archive says."""
 
 
@@ -122,16 +112,7 @@ def _unreadable(path: Path, error: Exception) -> ValueError:
 
 
 class _Member:
-    """One array of an archive: rows are taken forward, going back starts over.
-
-    Args:
-        archive: The open archive.
-        info: The entry.
-        stack: Closes what is opened here.
-
-    Raises:
-        ValueError: It is no plain array.
-    """
+    """One array of an archive: rows are taken forward, going back starts over."""
 
     def __init__(
         self, archive: zipfile.ZipFile, info: zipfile.ZipInfo, stack: ExitStack
@@ -181,22 +162,21 @@ class _Member:
         return found.reshape((count, *self.shape[1:]) if self.shape else ())
 
     def finish(self) -> None:
-        """Read what is left of an array of which something was read: its checksum.
-
-        Raises:
-            DamagedMember: The checksum is wrong.
-        """
-        if self._file is None:
-            return
-        try:
-            while self._file.read(_SKIP):
+        """Read what is left of an array of which something was read: its checksum."""
+        with self._noticing_damage():
+            while self._file is not None and self._file.read(_SKIP):
                 pass
+
+    @contextmanager
+    def _noticing_damage(self) -> Iterator[None]:
+        try:
+            yield
         except _DAMAGE as error:
-            raise DamagedMember(f"{self._info.filename}: {error}") from error
+            raise _DamagedMember(f"{self._info.filename}: {error}") from error
 
     def _read(self, begin: int, size: int) -> bytes:
         """Bytes of some rows."""
-        try:
+        with self._noticing_damage():
             if self._file is None or begin < self._row:
                 if self._file is not None:
                     self._file.close()
@@ -207,26 +187,18 @@ class _Member:
             while ahead > 0:
                 ahead -= len(self._file.read(min(ahead, _SKIP))) or ahead
             content = self._file.read(size)
-        except _DAMAGE as error:
-            raise DamagedMember(f"{self._info.filename}: {error}") from error
         if len(content) != size:
-            raise DamagedMember(f"{self._info.filename} ends too early")
+            raise _DamagedMember(f"{self._info.filename} ends too early")
         return content
 
     def _memory_map(self) -> Array:
-        """An array stored column by column, unpacked to a temporary file.
-
-        Its rows do not lie together, so that it cannot be read forward.
-        """
+        """An array whose rows do not lie together, unpacked to a temporary file."""
         if self._columnwise is None:
             file = self._stack.enter_context(tempfile.TemporaryFile())
             self._read(0, 0)
-            opened = self._file
-            try:
-                while opened is not None and (content := opened.read(_SKIP)):
+            with self._noticing_damage():
+                while self._file is not None and (content := self._file.read(_SKIP)):
                     file.write(content)
-            except _DAMAGE as error:
-                raise DamagedMember(f"{self._info.filename}: {error}") from error
             file.flush()
             self._columnwise = np.memmap(
                 file, dtype=self.dtype, mode="r", shape=self.shape, order="F"

@@ -11,15 +11,12 @@ from numpy.typing import NDArray
 from physnet_ase.molecules import Molecules
 from physnet_ase.quantities import QUANTITIES
 from physnet_training.packed import PackedDataset
-from physnet_training.packed.layout import N_ATOMS
+from physnet_training.packed.files import N_ATOMS
 from physnet_training.sources.arrays import matches
-from physnet_training.sources.keys import UnitChoice
-from physnet_training.sources.options import Reading, ReadOptions
+from physnet_training.sources.keys import Reading, ReadOptions, UnitChoice
 
 Array = NDArray[Any]
 
-_MAX_MOLECULES = 20_000
-_MAX_ATOMS = 500_000
 _KEYS = {"name": "group", "level": "level"}
 
 
@@ -49,18 +46,10 @@ def read_packed(
         _check_options(dataset, options, reading)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    ends, begin = dataset.offsets[1:], options.first_row
-    while begin < dataset.num_molecules:
-        limit = int(dataset.offsets[begin]) + _MAX_ATOMS
-        end = min(
-            max(int(np.searchsorted(ends, limit, side="right")), begin + 1),
-            begin + _MAX_MOLECULES,
-            dataset.num_molecules,
-        )
-        batch = _batch(dataset, range(begin, end), options)
+    for stored in dataset.batches(first=options.first_row):
+        batch = _wanted(stored, options)
         if len(batch):
             yield batch
-        begin = end
 
 
 def count_packed(path: Path) -> int | None:
@@ -93,8 +82,7 @@ def _per_atom(key: str) -> bool:
     return key in QUANTITIES and QUANTITIES[key].per_atom
 
 
-def _batch(dataset: PackedDataset, rows: range, options: ReadOptions) -> Molecules:
-    found = dataset.molecules(rows)
+def _wanted(found: Molecules, options: ReadOptions) -> Molecules:
     ignored = {name for name in options.ignore if name in found.values}
     values = {name: a for name, a in found.values.items() if name not in ignored}
     absent: dict[str, Array] = {}
@@ -104,9 +92,7 @@ def _batch(dataset: PackedDataset, rows: range, options: ReadOptions) -> Molecul
             gone = ~found.present(name)
             if gone.any():
                 absent[name] = gone
-    levels = found.levels
-    if options.level:
-        levels = np.full(len(found), options.level)
+    levels = np.full(len(found), options.level) if options.level else found.levels
     found = replace(found, values=values, levels=levels, absent=absent)
     chosen = np.ones(len(found), dtype=bool)
     for key, wanted in options.where.items():

@@ -22,8 +22,8 @@ from physnet_training.label import (
     parse_states,
     smiles_structure,
 )
+from physnet_training.label.plan import read_smiles, relatives
 from physnet_training.label.sampling import random_generator
-from physnet_training.label.smiles import read_smiles, relatives
 from rich.console import Console
 
 MOLECULE_STATES = parse_states("0,1 1,2 -1,2 0,3")

@@ -10,9 +10,8 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from physnet_training.label.journal import JOURNAL, read_labels
-from physnet_training.label.output import is_contaminated
-from physnet_training.label.smiles import numbers_and_state
+from physnet_training.label.output import JOURNAL, is_contaminated, read_labels
+from physnet_training.label.plan import numbers_and_state
 
 LEVEL = "wB97X/def2-SVPD (PySCF 2.14, grid level 2, RKS for singlets, UKS otherwise)"
 UNITS = {
@@ -48,10 +47,10 @@ def without_net_force(positions: np.ndarray, forces: np.ndarray) -> np.ndarray:
 
 def kind_of(smiles: str) -> str:
     """Molecule, radical, protonated or deprotonated: by the SMILES itself."""
-    _, charge, multiplicity = numbers_and_state(smiles)
-    if multiplicity > 1:
+    _, state = numbers_and_state(smiles)
+    if state.multiplicity > 1:
         return "radical"
-    return {0: "molecule", 1: "protonated", -1: "deprotonated"}[charge]
+    return {0: "molecule", 1: "protonated", -1: "deprotonated"}[state.charge]
 
 
 def arrays(lines: list[dict[str, Any]]) -> dict[str, np.ndarray]:

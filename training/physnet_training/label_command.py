@@ -103,15 +103,13 @@ def label(
     density_fit: Annotated[
         bool | None,
         typer.Option(
-            "--density-fit/--no-density-fit",
-            help="For pyscf; default on: three times as fast, gaps to 0.1 meV.",
+            help="For pyscf; default on: three times as fast, gaps to 0.1 meV."
         ),
     ] = None,
     stability: Annotated[
         bool | None,
         typer.Option(
-            "--stability/--no-stability",
-            help="For pyscf; default on: leave solutions that are no minimum.",
+            help="For pyscf; default on: leave solutions that are no minimum."
         ),
     ] = None,
     level: Annotated[
