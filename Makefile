@@ -33,7 +33,7 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 
 venv: $(VENV)/.installed-dev  ## Create .venv with everything for development
 
-demo: $(VENV)/.installed-train  ## Train on the shipped data, then run ASE and jax-md with the result
+demo: $(VENV)/.installed-train  ## Train on the shipped data, then relaxation and dynamics with the result
 	$(BIN)/python -m physnet_training.demo --out demo
 
 test: $(VENV)/.installed-dev  ## Run the tests

@@ -1,11 +1,11 @@
-"""Constant-energy dynamics of a molecule and its cation through jax-md.
+"""Constant-energy dynamics of a molecule and its cation; the energy in jax-md.
 
     python md_examples/02_jaxmd_nve_two_states.py --out nve-example
 
 Both runs start from the same geometry and the same velocities. Prints the drift of the
 total energy (slope of a straight line through it, meV/atom/ps) and draws the energies
-along the trajectories. The last part does by hand, for readers who write their own
-loops, what ``simulate.run`` does: it shows the energy function and the neighbour list.
+along the trajectories. The last part, for readers who write their own loops, shows the
+energy function and the neighbour list in jax-md.
 """
 
 import argparse

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from physnet_ase.commands.analysis import analysis_app
+from physnet_ase.commands.dynamics import dynamics_app
 from physnet_ase.commands.observables import observable_app
 from physnet_ase.commands.options import (
     DEFAULT_MODEL,
@@ -23,13 +25,15 @@ from physnet_ase.commands.options import (
 
 app = typer.Typer(
     name="physnet-ase",
-    help="Use a charge- and spin-aware potential: energies, relaxations, states.",
+    help="Use a charge- and spin-aware potential: energies, dynamics, states.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 app.add_typer(observable_app)
+app.add_typer(dynamics_app)
+app.add_typer(analysis_app)
 
 
 def main() -> None:

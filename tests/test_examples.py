@@ -147,3 +147,28 @@ def test_ir_spectrum(tmp_path):
     measured = (1167, 1249, 1500, 1746, 2783, 2843)
     assert wavenumbers[:6] == pytest.approx(measured, rel=0.1)
     assert (tmp_path / "results" / "spectrum.png").stat().st_size > 5000
+
+
+def test_replicas_in_three_states(tmp_path, model):
+    printed = run_example("09_replicas_in_three_states.py", tmp_path, model)
+    for name in ("neutral", "cation", "triplet"):
+        assert f"{name}: 2 replicas" in printed
+    assert len(list((tmp_path / "results").glob("run-*.traj"))) == 6
+    assert (tmp_path / "results" / "bonds.png").stat().st_size > 5000
+
+
+def test_ionization_in_mid_run(tmp_path, model):
+    printed = run_example("10_ionization_in_mid_run.py", tmp_path, model)
+    assert "vertical ionization energy" in printed
+    frames = read(tmp_path / "results" / "run.extxyz", ":")
+    charges = [atoms.info["charge"] for atoms in frames]
+    assert charges[0] == charges[-1] == 0
+    assert 1 in charges
+    assert (tmp_path / "results" / "energies.png").stat().st_size > 5000
+
+
+def test_spectrum_from_dynamics(tmp_path):
+    name = "11_spectrum_from_dynamics.py"
+    printed = run_example(name, tmp_path, "states-dft-small")
+    assert 500 < number_after(printed, "strongest line at") < 3500
+    assert (tmp_path / "results" / "spectrum.png").stat().st_size > 5000

@@ -1,6 +1,6 @@
-"""Molecular dynamics through jax-md: NVE, NVT and NPT from an ``ase.Atoms``.
+"""Molecular dynamics: NVE, NVT and NPT of one or many systems in any states.
 
-Importing this imports jax_md (seconds). Time is in fs, mass in amu, energy in eV.
+Time is in fs, mass in amu, energy in eV.
 """
 
 from physnet_ase.simulate.run import SimulationProgress as SimulationProgress

@@ -1,108 +1,297 @@
-"""Blocks of steps under one jit, from one look at the numbers to the next."""
+"""Blocks of steps in one compiled program, from one look at the numbers to the next."""
 
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
+
+from physnet_ase.config import ModelConfig
+from physnet_ase.energy import Params, graph_terms
+from physnet_ase.graph import Graph
+from physnet_ase.programs import LOCK, compile_program
+from physnet_ase.simulate.ensembles import (
+    Bodies,
+    Controls,
+    EvaluateFn,
+    Evaluation,
+    Motion,
+    bath_energy,
+    kinetic_energy,
+    replica_sum,
+    take_step,
+)
+from physnet_ase.simulate.settings import Ensemble
+
+FRAMES = 32
+"""A block ends when it has saved so many frames."""
 
 
-class BlockFns(NamedTuple):
-    """What a block calls; ``neighbor`` and ``state`` are jax-md's."""
+class Shape(NamedTuple):
+    """What a program is compiled for, besides the shapes of its arguments."""
 
-    step: Callable[[Any, Any], Any]  # (state, neighbor) → state
-    update: Callable[[Any, Any], Any]  # (state, neighbor) → neighbor
-    observe: Callable[
-        [Any, Any], dict[str, Any]
-    ]  # (state, neighbor) → a frame's arrays
+    config: ModelConfig
+    ensemble: Ensemble
+    chunks: int = 1  # lots of replicas that are evaluated one after another
+
+
+class Surroundings(NamedTuple):
+    """Pairs of atoms, and how long they hold."""
+
+    graph: Graph  # positions, shifts and cell at which its pairs were looked up
+    log_scale: Float[Array, " replicas"]  # then
+    skin: Float[Array, " replicas"]  # Å beyond the cutoff; infinite: holds every pair
+
+
+class Span(NamedTuple):
+    """Which steps a block takes; int32 scalars."""
+
+    step: Int[Array, ""]  # those already taken
+    stop: Int[Array, ""]
+    save_every: Int[Array, ""]
+    final: Int[Array, ""]  # saved in any case
 
 
 class Block(NamedTuple):
     """Outcome of a block."""
 
-    state: Any
-    neighbor: Any
-    bad_step: Int[Array, ""]  # first step with a number that is not finite, 0: none
-    full: Bool[Array, ""]  # the neighbour list overflowed: redo the block
-    num_frames: Int[Array, ""]  # frames that were saved
+    motion: Motion
+    running: Bool[Array, " replicas"]  # False: stopped, motion is that before
+    step: Int[Array, ""]  # reached
+    stale: Bool[Array, " replicas"]  # whose pairs must be looked up before going on
+    num_frames: Int[Array, ""]
     steps: Int[Array, " frames"]  # the step of each frame
-    frames: dict[str, Array]  # [frames, …] each; rows beyond num_frames hold zeros
+    frames: dict[str, Array]  # [frames, …]; rows beyond num_frames hold zeros
+    broken_at: Int[Array, " replicas"]  # step that gave no finite numbers, 0: none
 
 
-def compile_block(fns: BlockFns, save_every: int, block_steps: int) -> Any:
-    """Return a jitted ``block(state, neighbor, step, stop) -> Block``.
+def run_block(
+    shape: Shape,
+    params: Params,
+    bodies: Bodies,
+    controls: Controls,
+    around: Surroundings,
+    motion: Motion,
+    running: Bool[Array, " replicas"],
+    span: Span,
+) -> Block:
+    """Take steps until a list of pairs outdates, the buffer is full or all is done.
 
-    Step numbers are traced: short last blocks and restarts run the same machine code,
-    so that they cannot change a digit.
+    A step that would need pairs that the list may lack is not taken: the block ends
+    before it. A replica whose numbers are not finite stays as it was; others go on.
     """
-    size = -(-block_steps // save_every) + 1
+    evaluate, ensemble = _evaluate_fn(shape, params, around), shape.ensemble
 
-    def one_step(index: Any, carry: Any) -> Any:
-        state, neighbor, bad = carry
-        neighbor = fns.update(state, neighbor)
-        state = fns.step(state, neighbor)
-        finite = jnp.isfinite(jnp.sum(state.position) + jnp.sum(state.momentum))
-        return state, neighbor, jnp.where((bad == 0) & ~finite, index + 1, bad)
+    def frame(motion: Motion, step: Int[Array, ""]) -> dict[str, Array]:
+        return {
+            "positions": motion.positions,
+            "momenta": motion.momenta,
+            "forces": motion.found.forces,
+            "charges": motion.found.charges,
+            "potential": motion.found.energy,
+            "virial": motion.found.virial,
+            "kinetic": kinetic_energy(bodies, motion.momenta),
+            "log_scale": motion.log_scale,
+            "heat": motion.heat,
+            "bath": bath_energy(ensemble, bodies, controls, motion, step),
+        }
 
-    def one_frame(stop: Any, step: Any, block: Block) -> tuple[Any, Block]:
-        target = jnp.minimum((step // save_every + 1) * save_every, stop)
-        state, neighbor, bad = jax.lax.fori_loop(
-            step, target, one_step, (block.state, block.neighbor, block.bad_step)
+    def one_step(block: Block) -> Block:
+        moved = take_step(
+            ensemble, evaluate, bodies, controls, block.motion, block.step
         )
+        stale = block.running & _outdated(shape.config.cutoff, bodies, around, moved)
+        sound = _sound(bodies, moved)
+        taken = ~jnp.any(stale)
+        running = block.running & (sound | ~taken)
+        motion = _chosen(bodies, running & taken, moved, block.motion)
+        step = block.step + taken.astype(block.step.dtype)
+        broken = block.running & ~running
+        block = block._replace(
+            motion=motion,
+            running=running,
+            step=step,
+            stale=stale,
+            broken_at=jnp.where(broken, step, block.broken_at),
+        )
+        wanted = (step % span.save_every == 0) | (step == span.final)
+        return jax.lax.cond(taken & wanted, save, lambda block: block, block)
+
+    def save(block: Block) -> Block:
         row = block.num_frames
         frames = jax.tree.map(
-            lambda all_rows, new: all_rows.at[row].set(new),
+            lambda rows, new: rows.at[row].set(new),
             block.frames,
-            fns.observe(state, neighbor),
+            frame(block.motion, block.step),
         )
-        steps = block.steps.at[row].set(target)
-        return target, Block(state, neighbor, bad, block.full, row + 1, steps, frames)
-
-    def block(state: Any, neighbor: Any, step: Any, stop: Any) -> Block:
-        frames = jax.tree.map(
-            lambda x: jnp.zeros((size, *x.shape), x.dtype),
-            jax.eval_shape(fns.observe, state, neighbor),
+        motion = block.motion._replace(heat=jnp.zeros_like(block.motion.heat))
+        return block._replace(
+            motion=motion,
+            num_frames=row + 1,
+            steps=block.steps.at[row].set(block.step),
+            frames=frames,
         )
-        none = jnp.zeros((), step.dtype)
-        steps = jnp.zeros(size, step.dtype)
-        start = Block(state, neighbor, none, jnp.asarray(False), none, steps, frames)
-        _, end = jax.lax.while_loop(
-            lambda carry: carry[0] < stop,
-            lambda carry: one_frame(stop, *carry),
-            (step, start),
+
+    def goes_on(block: Block) -> Bool[Array, ""]:
+        room = (block.step < span.stop) & (block.num_frames < FRAMES)
+        return room & ~jnp.any(block.stale) & jnp.any(block.running)
+
+    empty = jax.tree.map(
+        lambda x: jnp.zeros((FRAMES, *x.shape), x.dtype),
+        jax.eval_shape(frame, motion, span.step),
+    )
+    nobody = jnp.zeros_like(running)
+    start = Block(
+        motion=motion,
+        running=running,
+        step=span.step,
+        stale=nobody,
+        num_frames=jnp.zeros_like(span.step),
+        steps=jnp.zeros(FRAMES, span.step.dtype),
+        frames=empty,
+        broken_at=nobody.astype(span.step.dtype),
+    )
+    return jax.lax.while_loop(goes_on, one_step, start)
+
+
+def _evaluate_fn(shape: Shape, params: Params, around: Surroundings) -> EvaluateFn:
+    """The potential on these pairs; the virial only where the cell changes."""
+    graph = around.graph
+    if shape.chunks > 1:
+        return _chunked(shape, params, graph)
+
+    def evaluate(
+        positions: Float[Array, "atoms 3"], log_scale: Float[Array, " replicas"]
+    ) -> Evaluation:
+        here = graph
+        if shape.ensemble == "npt":
+            scale = jnp.exp(log_scale - around.log_scale)
+            owner = graph.molecule_index[graph.receivers]
+            here = graph._replace(
+                shifts=graph.shifts * scale[owner][:, None],
+                cell=graph.cell * scale[:, None, None],
+            )
+        return _evaluation(shape, params, here, positions)
+
+    return evaluate
+
+
+def _evaluation(
+    shape: Shape, params: Params, graph: Graph, positions: Float[Array, "atoms 3"]
+) -> Evaluation:
+    count, strained = graph.total_charge.shape[0], shape.ensemble == "npt"
+    eye = jnp.eye(3, dtype=positions.dtype)[None]
+
+    def total(
+        positions: Float[Array, "atoms 3"], strain: Float[Array, " replicas"]
+    ) -> tuple[Float[Array, ""], tuple[Array, Array]]:
+        strains = strain[:, None, None] * eye if strained else None
+        terms = graph_terms(shape.config, params, graph, positions, strains)
+        energies = jax.ops.segment_sum(
+            terms.energies, graph.molecule_index, count, indices_are_sorted=True
         )
-        neighbor = fns.update(end.state, end.neighbor)
-        full = (neighbor.did_buffer_overflow | neighbor.cell_size_too_small) != 0
-        return end._replace(neighbor=neighbor, full=full)
+        return jnp.sum(terms.energies), (energies, terms.charges)
 
-    return jax.jit(block)
+    unstrained = jnp.zeros(count, positions.dtype)
+    which: Any = (0, 1) if strained else 0
+    slope, (energies, charges) = jax.grad(total, which, has_aux=True)(
+        positions, unstrained
+    )
+    gradient, virial = slope if strained else (slope, unstrained)
+    return Evaluation(energies, -gradient, charges, virial)
 
 
-def settle(state: Any, dtype: np.dtype[Any]) -> Any:
-    """Give all floats of a state one dtype and no weak types.
+def _chunked(shape: Shape, params: Params, graph: Graph) -> EvaluateFn:
+    """A few replicas at a time, one lot after another.
 
-    jax-md mixes them; a loop needs the same types before and after a step, and a
-    restart those of the first run.
+    Open molecules of one size have the same pairs, so one lot's serve all.
     """
+    lots = shape.chunks
+    pairs = {
+        name: getattr(graph, name)[: len(getattr(graph, name)) // lots]
+        for name in graph._fields
+        if name != "labels"
+    }
+    first = graph._replace(**pairs)
 
-    def cast(leaf: Any) -> Any:
-        array = np.asarray(leaf)
-        return jnp.asarray(array, dtype if array.dtype.kind == "f" else None)
+    def split(array: Array) -> Array:
+        return array.reshape(lots, -1, *array.shape[1:])
 
-    return jax.tree.map(cast, state)
+    def evaluate(
+        positions: Float[Array, "atoms 3"], _: Float[Array, " replicas"]
+    ) -> Evaluation:
+        def one(lot: tuple[Array, Array, Array, Array]) -> Evaluation:
+            numbers, charge, multiplicity, place = lot
+            here = first._replace(
+                atomic_numbers=numbers,
+                total_charge=charge,
+                spin_multiplicity=multiplicity,
+            )
+            return _evaluation(shape, params, here, place)
+
+        of_each = graph.atomic_numbers, graph.total_charge, graph.spin_multiplicity
+        found = jax.lax.map(one, tuple(map(split, (*of_each, positions))))
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
+
+    return evaluate
 
 
-@contextmanager
-def quiet_jax_md() -> Iterator[None]:
-    """Hide what jax-md says about its own 64-bit sums and indices; nothing of ours."""
-    with warnings.catch_warnings():
-        for message in (
-            "Explicitly requested dtype",
-            "scatter inputs have incompatible types",
-        ):
-            warnings.filterwarnings("ignore", message=message, module=r"jax\b.*")
-        yield
+def _outdated(
+    cutoff: float, bodies: Bodies, around: Surroundings, motion: Motion
+) -> Bool[Array, " replicas"]:
+    """Whether a pair within the cutoff may be missing.
+
+    What was further apart than cutoff + skin is now further than that times the growth
+    of the cell, less twice the largest distance that an atom moved beside the growth.
+    """
+    scale = jnp.exp(motion.log_scale - around.log_scale)
+    start = around.graph.positions * scale[bodies.owner][:, None]
+    squares = jnp.sum((motion.positions - start) ** 2, axis=1)
+    furthest = jax.ops.segment_max(
+        squares, bodies.owner, bodies.degrees.shape[0], indices_are_sorted=True
+    )
+    return scale * (cutoff + around.skin) - 2.0 * jnp.sqrt(furthest) < cutoff
+
+
+def _sound(bodies: Bodies, motion: Motion) -> Bool[Array, " replicas"]:
+    """Whether all numbers of a replica are finite."""
+    sums = jnp.sum(motion.positions + motion.momenta + motion.found.forces, axis=1)
+    finite = jnp.isfinite(motion.found.energy) & jnp.isfinite(motion.log_scale)
+    return finite & (replica_sum(bodies, (~jnp.isfinite(sums)).astype(sums.dtype)) == 0)
+
+
+def _chosen(
+    bodies: Bodies, accept: Bool[Array, " replicas"], new: Motion, old: Motion
+) -> Motion:
+    """The new motion of replicas that accept it, else the old one."""
+
+    def choose(one: Array, other: Array) -> Array:
+        mask = accept if one.shape[0] == accept.shape[0] else accept[bodies.owner]
+        return jnp.where(mask.reshape(-1, *(1,) * (one.ndim - 1)), one, other)
+
+    return jax.tree.map(choose, new, old)
+
+
+_PROGRAMS: dict[Any, Any] = {}
+"""Compiled blocks by everything that is not an argument of them."""
+
+
+def compiled_block(shape: Shape, *arguments: Any) -> Any:
+    """The program for arguments of these shapes; compiled once, kept on disk."""
+    sizes = tuple((x.shape, np.dtype(x.dtype)) for x in jax.tree.leaves(arguments))
+    with LOCK:
+        if (shape, sizes) not in _PROGRAMS:
+
+            def physnet_dynamics(*arguments: Any) -> Block:
+                return run_block(shape, *arguments)
+
+            lowered = jax.jit(physnet_dynamics).lower(*arguments)
+            name = physnet_dynamics.__name__
+            _PROGRAMS[shape, sizes] = compile_program(lowered, name)
+        return _PROGRAMS[shape, sizes]
+
+
+def num_programs() -> int:
+    """Compiled blocks so far in this process."""
+    return len(_PROGRAMS)

@@ -1,104 +1,384 @@
-"""jax-md's integrators for each ensemble, and what they conserve.
+"""One step of each ensemble, for many replicas at once, and what it conserves.
 
-The conversion from fs to jax-md's time unit Å·sqrt(amu/eV) happens here only.
+Atoms of all replicas stand one after another; ``owner`` says whose each is. Everything
+that a user can choose is an argument, so that one compiled program serves all choices.
+Energies in eV, lengths in Å, masses in amu, times in Å·sqrt(amu/eV).
+
+A step of length zero changes nothing but forces, energies and charges: so they are
+first computed, and again after the state has changed.
 """
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
-from ase.units import GPa
-from jax_md import simulate
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from physnet_ase.simulate.settings import SimulationSettings
-from physnet_ase.units import BOLTZMANN, FEMTOSECOND
+from physnet_ase.simulate.settings import Ensemble
+
+CHAIN_LENGTH = 3
+"""Thermostats in a Nosé-Hoover chain."""
+_CUBE_ROOT = 2.0 ** (1.0 / 3.0)
+SUZUKI_YOSHIDA = (
+    1.0 / (2.0 - _CUBE_ROOT),
+    -_CUBE_ROOT / (2.0 - _CUBE_ROOT),
+    1.0 / (2.0 - _CUBE_ROOT),
+)
+"""Weights of a fourth-order splitting, Yoshida, Phys. Lett. A 1990, 150, 262."""
 
 
-def make_integrator(
-    settings: SimulationSettings, energy_fn: Callable[..., Any], shift_fn: Any
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return jax-md's (init_fn, step_fn) of an ensemble; the one place that converts.
+class Evaluation(NamedTuple):
+    """What the potential says of a configuration."""
 
-    Args:
-        settings: Ensemble, time step (fs), temperature (K) and so on.
-        energy_fn: Energy in eV of positions in Å.
-        shift_fn: From ``jax_md.space``.
+    energy: Float[Array, " replicas"]  # eV, without references
+    forces: Float[Array, "atoms 3"]  # eV/Å
+    charges: Float[Array, " atoms"]  # e
+    virial: Float[Array, " replicas"]  # eV, dE/ds when all lengths grow by 1 + s
+
+
+class Chain(NamedTuple):
+    """A Nosé-Hoover chain of each replica."""
+
+    position: Float[Array, "replicas chain"]
+    velocity: Float[Array, "replicas chain"]
+
+
+class Motion(NamedTuple):
+    """All that changes from step to step."""
+
+    positions: Float[Array, "atoms 3"]  # Å, never wrapped into the cell
+    momenta: Float[Array, "atoms 3"]
+    found: Evaluation
+    chain: Chain
+    cell_chain: Chain
+    log_scale: Float[Array, " replicas"]  # ln of the cell's length over that at start
+    scale_velocity: Float[Array, " replicas"]
+    heat: Float[Array, " replicas"]  # eV given to the bath since the last saved frame
+
+
+class Bodies(NamedTuple):
+    """What moves, and never changes."""
+
+    owner: Int[Array, " atoms"]
+    place: Int[Array, " atoms"]  # of an atom in its own replica
+    masses: Float[Array, " atoms"]
+    mobile: Bool[Array, " atoms"]
+    degrees: Float[Array, " replicas"]  # of freedom, at least 1
+    volume: Float[Array, " replicas"]  # Å³ at start, 0: open
+
+
+class Controls(NamedTuple):
+    """What the user chose."""
+
+    timestep: Float[Array, ""]
+    thermal: Float[Array, " replicas"]  # kT at start
+    final_thermal: Float[Array, " replicas"]  # kT when the ramp ends
+    ramp_steps: Float[Array, ""]
+    friction: Float[Array, ""]
+    thermostat_time: Float[Array, ""]
+    barostat_time: Float[Array, ""]
+    pressure: Float[Array, ""]  # eV/Å³
+    keys: UInt32[Array, "replicas 2"]
+
+    def thermal_at(self, step: Int[Array, ""]) -> Float[Array, " replicas"]:
+        """Bath's kT in a step."""
+        share = jnp.clip((step + 1) / self.ramp_steps, 0.0, 1.0)
+        share = share.astype(self.thermal.dtype)
+        return self.thermal + share * (self.final_thermal - self.thermal)
+
+
+EvaluateFn = Callable[[Float[Array, "atoms 3"], Float[Array, " replicas"]], Evaluation]
+"""``evaluate(positions, log_scale)``."""
+
+
+def kinetic_energy(
+    bodies: Bodies, momenta: Float[Array, "atoms 3"]
+) -> Float[Array, " replicas"]:
+    """Kinetic energy of each replica, eV."""
+    per_atom = 0.5 * jnp.sum(momenta**2, axis=1) / bodies.masses
+    return replica_sum(bodies, per_atom)
+
+
+def replica_sum(
+    bodies: Bodies, per_atom: Float[Array, " atoms"]
+) -> Float[Array, " replicas"]:
+    """Sum over the atoms of each replica."""
+    count = bodies.degrees.shape[0]
+    return jax.ops.segment_sum(
+        per_atom, bodies.owner, num_segments=count, indices_are_sorted=True
+    )
+
+
+def take_step(
+    ensemble: Ensemble,
+    evaluate: EvaluateFn,
+    bodies: Bodies,
+    controls: Controls,
+    motion: Motion,
+    step: Int[Array, ""],
+) -> Motion:
+    """One time step of all replicas."""
+    thermal = controls.thermal_at(step)
+    if ensemble == "nvt-langevin":
+        return _langevin(evaluate, bodies, controls, motion, (thermal, step))
+    if ensemble == "nvt-csvr":
+        motion = _verlet(evaluate, bodies, controls.timestep, motion)
+        return _rescale_velocities(bodies, controls, motion, (thermal, step))
+    if ensemble == "nvt-nose-hoover":
+        motion = _heat_particles(bodies, controls, motion, thermal)
+        motion = _verlet(evaluate, bodies, controls.timestep, motion)
+        return _heat_particles(bodies, controls, motion, thermal)
+    if ensemble == "npt":
+        return _barostat_step(evaluate, bodies, controls, motion, thermal)
+    return _verlet(evaluate, bodies, controls.timestep, motion)
+
+
+def bath_energy(
+    ensemble: Ensemble,
+    bodies: Bodies,
+    controls: Controls,
+    motion: Motion,
+    step: Int[Array, ""],
+) -> Float[Array, " replicas"]:
+    """Energy of Nosé-Hoover chains and cell, eV.
+
+    Chains: Σ Q v²/2 + kT (g ξ₁ + ξ₂ + …), g being the degrees of freedom a chain is
+    coupled to (Martyna, Klein & Tuckerman, J. Chem. Phys. 1992, 97, 2635, Eq. 2.15).
+    Cell: W v²/2 + P V. What Langevin's bath and CSVR take is in ``motion.heat``.
     """
-    timestep = settings.timestep_fs * FEMTOSECOND
-    thermal = BOLTZMANN * settings.temperature_K
-    if settings.ensemble == "nve":
-        init_fn, step_fn = simulate.nve(energy_fn, shift_fn, timestep)
-        return partial(init_fn, kT=thermal), step_fn
-    if settings.ensemble == "nvt-langevin":
-        friction = settings.friction_per_ps / (1000.0 * FEMTOSECOND)
-        return simulate.nvt_langevin(
-            energy_fn, shift_fn, timestep, thermal, gamma=friction
-        )
-    tau = settings.thermostat_fs * FEMTOSECOND
-    if settings.ensemble == "nvt-nose-hoover":
-        return simulate.nvt_nose_hoover(energy_fn, shift_fn, timestep, thermal, tau=tau)
-    return _npt_integrator(settings, energy_fn, shift_fn, (timestep, thermal, tau))
-
-
-def _npt_integrator(
-    settings: SimulationSettings,
-    energy_fn: Callable[..., Any],
-    shift_fn: Any,
-    converted: tuple[float, float, float],
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """jax-md's NPT for fractional coordinates, with its position step put right.
-
-    jax-md 0.2.29 scales fractional positions with the box although the box itself does
-    so already: it moves an atom at fraction s by s (eˣ - 1) Å too far, x being the
-    growth of the box in this step, and the conserved energy strays a thousand times
-    more than the time step explains. The displacement is taken out again here.
-    """
-    timestep, thermal, tau = converted
-
-    def build(shift: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        return simulate.npt_nose_hoover(
-            energy_fn,
-            shift,
-            timestep,
-            settings.pressure_GPa * GPa,
-            thermal,
-            barostat_kwargs={"tau": settings.barostat_fs * FEMTOSECOND},
-            thermostat_kwargs={"tau": tau},
-        )
-
-    def step_fn(state: Any, **kwargs: Any) -> Any:
-        before = state.box
-
-        def shift(position: Any, step: Any, *, box: Any) -> Any:
-            growth = box[0, 0] / before[0, 0] - 1.0
-            return shift_fn(position, step - position * growth, box=box)
-
-        return build(shift)[1](state, **kwargs)
-
-    return build(shift_fn)[0], step_fn
-
-
-def bath_energy(state: Any, settings: SimulationSettings) -> Float[Array, ""]:
-    """Energy of thermostat and barostat in eV; with the system's own it is conserved.
-
-    Nosé-Hoover chains: Σ p²/2Q + kT (g ξ₁ + ξ₂ + …), g being the degrees of freedom a
-    chain is coupled to (Martyna, Klein & Tuckerman, J. Chem. Phys. 1992, 97, 2635,
-    Eq. 2.15); with NPT also the kinetic energy of the box and P V. NaN for Langevin
-    dynamics, which conserves nothing.
-    """
-    if settings.ensemble == "nvt-langevin":
-        return jnp.full((), jnp.nan)
-    names = [n for n in ("chain", "thermostat", "barostat") if hasattr(state, n)]
-    energy = jnp.zeros(())
-    for chain in (getattr(state, name) for name in names):
-        weights = jnp.ones_like(chain.position).at[0].set(chain.degrees_of_freedom)
-        thermal = BOLTZMANN * settings.temperature_K
-        energy = energy + jnp.sum(chain.momentum**2 / (2.0 * chain.mass))
-        energy = energy + thermal * jnp.sum(weights * chain.position)
-    if settings.ensemble == "npt":
-        energy = energy + state.box_momentum**2 / (2.0 * state.box_mass)
-        volume = jnp.linalg.det(state.box)
-        energy = energy + settings.pressure_GPa * GPa * volume
+    thermal = controls.thermal_at(step)
+    if ensemble not in ("nvt-nose-hoover", "npt"):
+        return jnp.zeros_like(thermal)
+    energy = _chain_energy(motion.chain, bodies.degrees, controls, thermal)
+    if ensemble == "npt":
+        one = jnp.ones_like(bodies.degrees)
+        energy += _chain_energy(motion.cell_chain, one, controls, thermal)
+        mass = _cell_mass(bodies, controls, thermal)
+        energy += 0.5 * mass * motion.scale_velocity**2
+        energy += controls.pressure * bodies.volume * jnp.exp(3.0 * motion.log_scale)
     return energy
+
+
+def _verlet(
+    evaluate: EvaluateFn, bodies: Bodies, timestep: Float[Array, ""], motion: Motion
+) -> Motion:
+    """Velocity Verlet (Swope et al., J. Chem. Phys. 1982, 76, 637)."""
+    momenta = _kicked(bodies, 0.5 * timestep, motion.momenta, motion.found.forces)
+    positions = motion.positions + timestep * momenta / bodies.masses[:, None]
+    found = evaluate(positions, motion.log_scale)
+    momenta = _kicked(bodies, 0.5 * timestep, momenta, found.forces)
+    return motion._replace(positions=positions, momenta=momenta, found=found)
+
+
+def _kicked(
+    bodies: Bodies,
+    time: Float[Array, ""],
+    momenta: Float[Array, "atoms 3"],
+    forces: Float[Array, "atoms 3"],
+) -> Float[Array, "atoms 3"]:
+    """Momenta after forces have acted; atoms that are held feel none."""
+    return momenta + time * jnp.where(bodies.mobile[:, None], forces, 0.0)
+
+
+def _noise(
+    bodies: Bodies, controls: Controls, step: Int[Array, ""]
+) -> Float[Array, "atoms 3"]:
+    """Normal numbers of each atom, a function of its replica's seed and the step."""
+    keys = jax.vmap(jax.random.fold_in, (0, None))(controls.keys, step)
+    keys = jax.vmap(jax.random.fold_in)(keys[bodies.owner], bodies.place)
+    dtype = bodies.masses.dtype
+    return jax.vmap(lambda key: jax.random.normal(key, (3,), dtype))(keys)
+
+
+def _langevin(
+    evaluate: EvaluateFn,
+    bodies: Bodies,
+    controls: Controls,
+    motion: Motion,
+    now: tuple[Float[Array, " replicas"], Int[Array, ""]],
+) -> Motion:
+    """BAOAB splitting (Leimkuhler & Matthews, Appl. Math. Res. Express 2013, 34)."""
+    thermal, step = now
+    half, masses = 0.5 * controls.timestep, bodies.masses[:, None]
+    momenta = _kicked(bodies, half, motion.momenta, motion.found.forces)
+    positions = motion.positions + half * momenta / masses
+    keep = jnp.exp(-controls.friction * controls.timestep)
+    spread = jnp.sqrt((1.0 - keep**2) * thermal[bodies.owner][:, None] * masses)
+    kicks = jnp.where(bodies.mobile[:, None], _noise(bodies, controls, step), 0.0)
+    after = keep * momenta + spread * kicks
+    lost = kinetic_energy(bodies, momenta) - kinetic_energy(bodies, after)
+    positions = positions + half * after / masses
+    found = evaluate(positions, motion.log_scale)
+    momenta = _kicked(bodies, half, after, found.forces)
+    return motion._replace(
+        positions=positions, momenta=momenta, found=found, heat=motion.heat + lost
+    )
+
+
+def _rescale_velocities(
+    bodies: Bodies,
+    controls: Controls,
+    motion: Motion,
+    now: tuple[Float[Array, " replicas"], Int[Array, ""]],
+) -> Motion:
+    """Stochastic velocity rescaling.
+
+    Bussi, Donadio & Parrinello, J. Chem. Phys. 2007, 126, 014101, Eq. A7.
+    """
+    thermal, step = now
+    draws = _noise(bodies, controls, step)
+    place = 3 * bodies.place[:, None] + jnp.arange(3, dtype=jnp.int32)[None, :]
+    used = place < bodies.degrees[bodies.owner][:, None]
+    squares = replica_sum(bodies, jnp.sum(jnp.where(used, draws**2, 0.0), axis=1))
+    first = replica_sum(bodies, jnp.where(bodies.place == 0, draws[:, 0], 0.0))
+    kinetic = kinetic_energy(bodies, motion.momenta)
+    moving = kinetic > 0.0
+    keep = jnp.exp(-controls.timestep / controls.thermostat_time)
+    ratio = 0.5 * thermal / jnp.where(moving, kinetic, 1.0) * (1.0 - keep)
+    factor = keep + ratio * squares + 2.0 * jnp.sqrt(keep * ratio) * first
+    factor = jnp.where(moving, factor, 1.0)
+    momenta = motion.momenta * jnp.sqrt(factor)[bodies.owner][:, None]
+    lost = kinetic * (1.0 - factor)
+    return motion._replace(momenta=momenta, heat=motion.heat + lost)
+
+
+def _chain_masses(
+    degrees: Float[Array, " replicas"],
+    controls: Controls,
+    thermal: Float[Array, " replicas"],
+) -> Float[Array, "replicas chain"]:
+    unit = thermal * controls.thermostat_time**2
+    others = jnp.broadcast_to(unit[:, None], (len(unit), CHAIN_LENGTH - 1))
+    return jnp.concatenate([(unit * degrees)[:, None], others], axis=1)
+
+
+def _chain_energy(
+    chain: Chain,
+    degrees: Float[Array, " replicas"],
+    controls: Controls,
+    thermal: Float[Array, " replicas"],
+) -> Float[Array, " replicas"]:
+    masses = _chain_masses(degrees, controls, thermal)
+    coupled = degrees * chain.position[:, 0] + jnp.sum(chain.position[:, 1:], axis=1)
+    return 0.5 * jnp.sum(masses * chain.velocity**2, axis=1) + thermal * coupled
+
+
+def _half_chain(
+    chain: Chain,
+    kinetic: Float[Array, " replicas"],
+    degrees: Float[Array, " replicas"],
+    controls: Controls,
+    thermal: Float[Array, " replicas"],
+) -> tuple[Chain, Float[Array, " replicas"]]:
+    """Half a time step of a chain, and the factor it puts on velocities.
+
+    Martyna, Tuckerman, Tobias & Klein, Mol. Phys. 1996, 87, 1117, Eqs. 29 to 33.
+    """
+    masses = _chain_masses(degrees, controls, thermal)
+    position = list(chain.position.T)
+    velocity = list(chain.velocity.T)
+    last = CHAIN_LENGTH - 1
+    factor = jnp.ones_like(kinetic)
+
+    def pull(link: int) -> Float[Array, " replicas"]:
+        if link == 0:
+            return (2.0 * kinetic * factor**2 - degrees * thermal) / masses[:, 0]
+        before = masses[:, link - 1] * velocity[link - 1] ** 2
+        return (before - thermal) / masses[:, link]
+
+    for weight in SUZUKI_YOSHIDA:
+        span = 0.5 * weight * controls.timestep
+        velocity[last] = velocity[last] + 0.5 * span * pull(last)
+        for link in reversed(range(last)):
+            drag = jnp.exp(-0.25 * span * velocity[link + 1])
+            velocity[link] = (velocity[link] * drag + 0.5 * span * pull(link)) * drag
+        factor = factor * jnp.exp(-span * velocity[0])
+        position = [x + span * v for x, v in zip(position, velocity, strict=True)]
+        for link in range(last):
+            drag = jnp.exp(-0.25 * span * velocity[link + 1])
+            velocity[link] = (velocity[link] * drag + 0.5 * span * pull(link)) * drag
+        velocity[last] = velocity[last] + 0.5 * span * pull(last)
+    return Chain(jnp.stack(position, axis=1), jnp.stack(velocity, axis=1)), factor
+
+
+def _heat_particles(
+    bodies: Bodies, controls: Controls, motion: Motion, thermal: Float[Array, " n"]
+) -> Motion:
+    kinetic = kinetic_energy(bodies, motion.momenta)
+    chain, factor = _half_chain(
+        motion.chain, kinetic, bodies.degrees, controls, thermal
+    )
+    momenta = motion.momenta * factor[bodies.owner][:, None]
+    return motion._replace(momenta=momenta, chain=chain)
+
+
+def _cell_mass(
+    bodies: Bodies, controls: Controls, thermal: Float[Array, " replicas"]
+) -> Float[Array, " replicas"]:
+    return (bodies.degrees + 3.0) * thermal * controls.barostat_time**2
+
+
+def _heat_cell(
+    bodies: Bodies, controls: Controls, motion: Motion, thermal: Float[Array, " n"]
+) -> Motion:
+    kinetic = 0.5 * _cell_mass(bodies, controls, thermal) * motion.scale_velocity**2
+    one = jnp.ones_like(kinetic)
+    chain, factor = _half_chain(motion.cell_chain, kinetic, one, controls, thermal)
+    velocity = motion.scale_velocity * factor
+    return motion._replace(cell_chain=chain, scale_velocity=velocity)
+
+
+def _push_cell(
+    bodies: Bodies, controls: Controls, motion: Motion, thermal: Float[Array, " n"]
+) -> Motion:
+    """Half a time step of the cell's velocity."""
+    kinetic = kinetic_energy(bodies, motion.momenta)
+    volume = bodies.volume * jnp.exp(3.0 * motion.log_scale)
+    pull = 2.0 * kinetic * (1.0 + 3.0 / bodies.degrees) - motion.found.virial
+    pull = pull - 3.0 * volume * controls.pressure
+    change = 0.5 * controls.timestep * pull / _cell_mass(bodies, controls, thermal)
+    return motion._replace(scale_velocity=motion.scale_velocity + change)
+
+
+def _barostat_step(
+    evaluate: EvaluateFn,
+    bodies: Bodies,
+    controls: Controls,
+    motion: Motion,
+    thermal: Float[Array, " replicas"],
+) -> Motion:
+    """Isotropic NPT of Martyna, Tobias & Klein, J. Chem. Phys. 1994, 101, 4177.
+
+    Split as Tuckerman et al., J. Phys. A 2006, 39, 5629.
+    """
+    owner, masses = bodies.owner, bodies.masses[:, None]
+
+    def kick(motion: Motion) -> Motion:
+        growth = motion.scale_velocity * (1.0 + 3.0 / bodies.degrees)
+        small = (0.25 * controls.timestep * growth)[owner][:, None]
+        forces = jnp.where(bodies.mobile[:, None], motion.found.forces, 0.0)
+        push = 0.5 * controls.timestep * forces * jnp.exp(-small) * _sinhc(small)
+        return motion._replace(momenta=motion.momenta * jnp.exp(-2.0 * small) + push)
+
+    motion = _heat_cell(bodies, controls, motion, thermal)
+    motion = _heat_particles(bodies, controls, motion, thermal)
+    motion = _push_cell(bodies, controls, motion, thermal)
+    motion = kick(motion)
+    small = (0.5 * controls.timestep * motion.scale_velocity)[owner][:, None]
+    travel = controls.timestep * motion.momenta / masses
+    positions = motion.positions * jnp.exp(2.0 * small)
+    positions = positions + travel * jnp.exp(small) * _sinhc(small)
+    log_scale = motion.log_scale + controls.timestep * motion.scale_velocity
+    found = evaluate(positions, log_scale)
+    motion = motion._replace(positions=positions, log_scale=log_scale, found=found)
+    motion = kick(motion)
+    motion = _push_cell(bodies, controls, motion, thermal)
+    motion = _heat_particles(bodies, controls, motion, thermal)
+    return _heat_cell(bodies, controls, motion, thermal)
+
+
+def _sinhc(x: Float[Array, "n 1"]) -> Float[Array, "n 1"]:
+    """sinh(x)/x of small x, to x⁶."""
+    square = x * x
+    return 1.0 + square / 6.0 * (1.0 + square / 20.0 * (1.0 + square / 42.0))

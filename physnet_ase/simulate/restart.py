@@ -4,19 +4,18 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from ase import Atoms
 
 from physnet_ase.potential import Potential
-from physnet_ase.simulate.settings import SimulationSettings
-from physnet_ase.state import ElectronicState
+from physnet_ase.simulate.settings import OWN, Event
+from physnet_ase.simulate.system import Replica
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 """Raised when a stored checkpoint can no longer be continued."""
 
 
@@ -68,27 +67,44 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, np.nda
 
 
 def simulation_identity(
-    atoms: Atoms,
-    potential: Potential,
-    state: ElectronicState,
-    settings: SimulationSettings,
+    replicas: Sequence[Replica], potential: Potential, events: Sequence[Event]
 ) -> dict[str, Any]:
     """What a restart must share with the run it continues."""
-    weights, structure = hashlib.sha256(), hashlib.sha256()
+    weights = hashlib.sha256()
     for leaf in jax.tree.leaves(potential.params):
         weights.update(leaf.tobytes())
+    free = {"steps", "checkpoint_every", *OWN}
+    identity = replicas[0].settings.model_dump(exclude=free) | {
+        "replicas": len(replicas),
+        "weights": weights.hexdigest()[:16],
+        "dtype": str(potential.dtype),
+        "events": [f"step {event.step}: {event.state}" for event in events],
+    }
+    if any(one.settings.final_temperature_K is not None for one in replicas):
+        shared = replicas[0].settings
+        identity["ramp_steps"] = shared.ramp_steps or shared.steps
+    for index, replica in enumerate(replicas):
+        prefix = f"replica {index} " if len(replicas) > 1 else ""
+        identity |= {prefix + key: x for key, x in _own_identity(replica).items()}
+    return identity
+
+
+def _own_identity(replica: Replica) -> dict[str, Any]:
+    atoms, structure = replica.atoms, hashlib.sha256()
     for array in (
         atoms.numbers,
         atoms.positions,
         atoms.cell.array,
         atoms.pbc,
         atoms.get_masses(),
+        replica.mobile,
     ):
         structure.update(np.ascontiguousarray(array).tobytes())
-    free = {"steps", "charge", "multiplicity", "checkpoint_every"}
-    return settings.model_dump(exclude=free) | {
+    settings = replica.settings
+    return {
         "atoms": structure.hexdigest()[:16],
-        "weights": weights.hexdigest()[:16],
-        "dtype": str(potential.dtype),
-        "state": str(state),
+        "state": str(replica.state),
+        "temperature_K": settings.temperature_K,
+        "final_temperature_K": settings.final_temperature_K,
+        "seed": settings.seed,
     }

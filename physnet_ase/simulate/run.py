@@ -1,42 +1,43 @@
-"""One simulation from its atoms to its summary."""
+"""One call from atoms to summaries."""
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
 
 from physnet_ase.potential import Potential, load_potential
-from physnet_ase.simulate.blocks import quiet_jax_md
+from physnet_ase.programs import refuse_after_fork
 from physnet_ase.simulate.restart import (
     load_checkpoint,
     save_checkpoint,
     simulation_identity,
 )
-from physnet_ase.simulate.settings import SimulationSettings
-from physnet_ase.simulate.system import System, checked_atoms
+from physnet_ase.simulate.settings import (
+    OWN,
+    Event,
+    checked_events,
+    replica_settings,
+)
+from physnet_ase.simulate.simulation import Simulation
+from physnet_ase.simulate.system import Replica, make_replica
 from physnet_ase.simulate.trajectory import (
-    Recorder,
     Trajectory,
     check_folder,
-    check_trajectory,
+    trajectory_paths,
 )
-from physnet_ase.state import ElectronicState, resolve_state
 
 logger = logging.getLogger(__name__)
-MAX_REALLOCATIONS = 12
-"""A neighbour list that overflows is doubled; after this many times it is an error."""
 
 
 @dataclass(frozen=True)
 class SimulationProgress:
-    """Handed to ``on_progress`` after every block."""
+    """Handed to ``on_progress`` after every block; means over replicas that run."""
 
     step: int
     steps: int
@@ -44,156 +45,76 @@ class SimulationProgress:
     total_energy: float  # eV, atomic references included
     drift: float  # meV/atom/ps of the conserved energy so far
     seconds: float  # since the call began
+    running: int = 1  # replicas that have not been stopped
 
 
-class SimulationJob:
-    """A simulation under way: where it stands, and what is needed to continue it."""
-
-    def __init__(self, system: System, recorder: Recorder) -> None:
-        self.system, self.recorder = system, recorder
-        self._observe = jax.jit(system.observe)
-        self.step = 0
-        self.positions, self.box, self.extra = system.start_positions(), system.box, 0
-        self.neighbor = system.allocate(self.positions, self.box, self.extra)
-        self.state = system.start(self.neighbor)
-
-    def observe(self) -> dict[str, np.ndarray]:
-        """The frame at the present step."""
-        return jax.device_get(self._observe(self.state, self.neighbor))
-
-    def advance(self, stop: int) -> None:
-        """Run to ``stop`` in one compiled block; redo it while its list overflows."""
-        for _ in range(MAX_REALLOCATIONS):
-            block = self.system.block(
-                self.state, self.neighbor, jnp.int32(self.step), jnp.int32(stop)
-            )
-            if not block.full:
-                break
-            self.extra = max(2 * self.extra, 2)
-            logger.info("neighbour list full before step %d: enlarged", stop)
-            self.positions = self.state.position
-            self.box = self.system.box_of(self.state)
-            self.neighbor = self.system.allocate(self.positions, self.box, self.extra)
-        else:
-            raise RuntimeError(
-                f"the neighbour list still overflows in steps {self.step}..{stop} with "
-                f"room for {self.extra} more neighbours per atom; the system has "
-                "probably collapsed: reduce timestep_fs or relax the structure first"
-            )
-        bad, system = int(block.bad_step), self.system
-        steps = np.asarray(block.steps)[: int(block.num_frames)]
-        frames = jax.device_get(block.frames)
-        rows = [row for row, step in enumerate(steps) if not bad or step < bad]
-        self.recorder.add(
-            steps[rows], [{key: x[row] for key, x in frames.items()} for row in rows]
-        )
-        if bad:
-            raise FloatingPointError(
-                f"step {bad} ({bad * system.settings.timestep_fs} fs): positions "
-                "or momenta are no longer finite; the last good frame is that of step "
-                f"{int(self.recorder.rows[-1][0])}. Reduce timestep_fs, relax the "
-                "structure first, or check whether the model knows such geometries"
-                + (f". {system.box_report(self.state)}" if system.npt else "")
-            )
-        self.state, self.neighbor, self.step = block.state, block.neighbor, stop
-        self._check_temperature(len(rows))
-
-    def _check_temperature(self, num_frames: int) -> None:
-        """Refuse to go on with numbers that are finite and nonsense all the same."""
-        limit = self.system.settings.max_temperature_K
-        for step, _, kinetic, _ in self.recorder.rows[-num_frames:]:
-            temperature = float(self.recorder.temperature(kinetic))
-            if temperature > limit:
-                settings = self.system.settings
-                raise FloatingPointError(
-                    f"step {int(step)} ({step * settings.timestep_fs:g} fs): the atoms "
-                    f"are at {temperature:.0f} K, above max_temperature_K = {limit:g}. "
-                    f"Reduce timestep_fs (now {settings.timestep_fs}), relax the "
-                    "structure first, or check whether the model knows such geometries"
-                )
-
-    def progress(self, seconds: float) -> SimulationProgress:
-        """Where the simulation stands."""
-        _, potential, kinetic, _ = self.recorder.rows[-1]
-        return SimulationProgress(
-            step=self.step,
-            steps=self.system.settings.steps,
-            temperature_K=float(self.recorder.temperature(kinetic)),
-            total_energy=float(potential + kinetic),
-            drift=self.recorder.drift(),
-            seconds=seconds,
-        )
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """All that a bit-identical continuation needs."""
-        leaves = jax.tree_util.tree_leaves_with_path(self.state)
-        state = {f"state{jax.tree_util.keystr(path)}": leaf for path, leaf in leaves}
-        box = np.zeros(()) if self.box is None else self.box
-        return self.recorder.arrays() | {
-            key: np.asarray(value)
-            for key, value in {
-                **state,
-                "step": self.step,
-                "allocation_positions": self.positions,
-                "allocation_box": box,
-                "allocation_extra": self.extra,
-                "neighbor_idx": self.neighbor.idx,
-                "neighbor_positions": self.neighbor.reference_position,
-            }.items()
-        }
-
-    def restore(self, arrays: dict[str, np.ndarray]) -> None:
-        """Continue from what :meth:`arrays` returned."""
-        self.step = int(arrays["step"])
-        self.recorder.restore(arrays)
-        self.positions = jnp.asarray(arrays["allocation_positions"])
-        self.extra = int(arrays["allocation_extra"])
-        if self.box is not None:
-            self.box = jnp.asarray(arrays["allocation_box"])
-        neighbor = self.system.allocate(self.positions, self.box, self.extra)
-        self.neighbor = neighbor.set(
-            idx=jnp.asarray(arrays["neighbor_idx"]),
-            reference_position=jnp.asarray(arrays["neighbor_positions"]),
-        )
-        self.state = jax.tree_util.tree_map_with_path(
-            lambda path, _: jnp.asarray(arrays[f"state{jax.tree_util.keystr(path)}"]),
-            self.state,
-        )
-
-
-def simulation_state(atoms: Atoms, settings: SimulationSettings) -> ElectronicState:
-    """State of the atoms; refuses a setting that ``atoms.info`` contradicts."""
-    state = resolve_state(atoms, settings.charge, settings.multiplicity)
-    for name in ("charge", "multiplicity"):
-        asked, found = getattr(settings, name), getattr(state, name)
-        if asked is not None and asked != found:
-            raise ValueError(
-                f"{name}={asked} was passed, but atoms.info says {found}; change one"
-            )
-    return state
-
-
+@overload
 def run(
     atoms: Atoms,
     potential: Potential | str | Path,
     *,
-    trajectory: str | Path | None = None,
+    replicas: None = ...,
+    events: Sequence[tuple[float, Any]] = ...,
+    trajectory: str | Path | None = ...,
+    checkpoint: str | Path | None = ...,
+    resume: bool = ...,
+    overwrite: bool = ...,
+    on_progress: Callable[[SimulationProgress], None] | None = ...,
+    should_stop: Callable[[], bool] | None = ...,
+    **settings: Any,
+) -> Trajectory: ...
+
+
+@overload
+def run(
+    atoms: Atoms | Sequence[Atoms],
+    potential: Potential | str | Path,
+    *,
+    replicas: int | None = ...,
+    events: Sequence[tuple[float, Any]] = ...,
+    trajectory: str | Path | Sequence[str | Path] | None = ...,
+    checkpoint: str | Path | None = ...,
+    resume: bool = ...,
+    overwrite: bool = ...,
+    on_progress: Callable[[SimulationProgress], None] | None = ...,
+    should_stop: Callable[[], bool] | None = ...,
+    **settings: Any,
+) -> Any: ...
+
+
+def run(
+    atoms: Any,
+    potential: Potential | str | Path,
+    *,
+    replicas: int | None = None,
+    events: Sequence[tuple[float, Any]] = (),
+    trajectory: Any = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     on_progress: Callable[[SimulationProgress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
     **settings: Any,
-) -> Trajectory:
-    """Run molecular dynamics and return its summary.
+) -> Any:
+    """Run molecular dynamics of one or many replicas and return their summaries.
 
     Starts from the momenta of ``atoms`` if it has any, else from Maxwell-Boltzmann
-    ones. Frames go to disk after every block of steps. Positions in periodic cells are
-    wrapped into the cell. The sampling is that of jax-md's integrators.
+    ones. Frames go to disk after every block of steps; they keep the user's ``info``
+    and arrays. Positions are never wrapped into the cell. ``FixAtoms`` is honoured.
+
+    Many replicas run in one compiled program: the same molecule with other seeds, in
+    other states, at other temperatures, or different molecules. One that explodes is
+    stopped, and says why in ``Trajectory.stopped``; the others go on.
 
     Args:
-        atoms: Molecule, or cell with three periodic directions. Not changed.
+        atoms: Molecule or cell, or a list of them. Not changed.
         potential: A potential, or the path or name of one.
-        trajectory: ``.extxyz``, ``.xyz`` or ``.traj`` file.
+        replicas: How often each structure is run, with seeds that count up.
+        events: ``(time in fs, state)``: all replicas go on in another state, a
+            (charge, multiplicity), from that time. Compiles nothing. The energy it
+            costs counts as given to the bath.
+        trajectory: ``.extxyz``, ``.xyz`` or ``.traj`` file. Many replicas: one file
+            for each, or one name that is numbered.
         checkpoint: File to continue from, written every ``checkpoint_every`` steps and
             at the end.
         resume: Continue from ``checkpoint``; digit for digit what a run without
@@ -201,49 +122,137 @@ def run(
             as before; only ``steps`` may differ.
         overwrite: Replace a trajectory that exists already.
         on_progress: Called after every block.
-        **settings: Fields of :class:`~physnet_ase.dynamics.SimulationSettings`:
-            ``ensemble`` ("nve", "nvt-langevin", "nvt-nose-hoover", "npt"), ``charge``,
-            ``multiplicity``, ``temperature_K``, ``timestep_fs``, ``steps``,
-            ``save_every``, ``seed`` and more.
+        should_stop: Asked after every block; where it says yes, the checkpoint is
+            written and what there is is returned.
+        **settings: Fields of :class:`~physnet_ase.simulate.SimulationSettings`:
+            ``ensemble`` ("nve", "nvt-langevin", "nvt-nose-hoover", "nvt-csvr", "npt"),
+            ``charge``, ``multiplicity``, ``temperature_K``, ``timestep_fs``, ``steps``,
+            ``save_every``, ``seed`` and more. ``charge``, ``multiplicity``,
+            ``temperature_K``, ``final_temperature_K`` and ``seed`` may be lists, with
+            one entry for each replica.
+
+    Returns:
+        One :class:`Trajectory` for one Atoms, else a list of them.
 
     Raises:
         ValueError: A setting, state, structure or file is refused.
-        FloatingPointError: The motion left the finite numbers, or the atoms became
-            hotter than ``max_temperature_K``; names the step.
+        FloatingPointError: The motion of one Atoms left the finite numbers, or the
+            atoms became hotter than ``max_temperature_K``; names the step.
     """
     began = time.perf_counter()
-    chosen = SimulationSettings(**settings)
+    refuse_after_fork()
     model = potential if isinstance(potential, Potential) else load_potential(potential)
+    several, many = _structures(atoms, replicas, settings)
+    chosen = replica_settings(
+        settings, len(several), 1 if replicas is None else replicas
+    )
+    shared = chosen[0]
     if resume and checkpoint is None:
         raise ValueError("resume=True needs checkpoint=, the file to continue from")
-    if trajectory is not None:
-        check_trajectory(Path(trajectory), may_exist=resume or overwrite)
+    paths = trajectory_paths(
+        trajectory, len(chosen), many=many, may_exist=resume or overwrite
+    )
     if checkpoint is not None:
         check_folder(Path(checkpoint))
-    state = simulation_state(atoms, chosen)
-    system_atoms = checked_atoms(atoms, state, model.config.cutoff)
-    with jax.enable_x64(model.dtype == np.float64), quiet_jax_md():
-        system = System(system_atoms, model, state, chosen)
-        recorder = Recorder(system, state, atoms.pbc)
-        job = SimulationJob(system, recorder)
-        identity = simulation_identity(atoms, model, state, chosen)
+    systems = _replicas(several, model, chosen, many=many)
+    timetable = checked_events(events, shared.timestep_fs)
+    _check_events(timetable, systems, model)
+    with jax.enable_x64(model.dtype == np.float64):
+        job = Simulation(systems, model, timetable, raises=not many)
+        identity = simulation_identity(systems, model, timetable)
         if resume:
             job.restore(load_checkpoint(Path(str(checkpoint)), identity))
-        recorder.open(trajectory)
+        job.open(paths)
         if not resume:
-            recorder.add([0], [job.observe()])
+            job.begin()
         saved = job.step
-        while job.step < chosen.steps:
-            job.advance(min(job.step + chosen.block_steps, chosen.steps))
-            done = job.step == chosen.steps
+        while job.step < shared.steps and job.running.any():
+            job.advance(_next_stop(job))
+            progress = _progress(job, time.perf_counter() - began)
+            ends = should_stop is not None and should_stop()
+            done = ends or job.step == shared.steps or not job.running.any()
             if checkpoint is not None and (
-                done or job.step - saved >= chosen.checkpoint_every
+                done or job.step - saved >= shared.checkpoint_every
             ):
                 save_checkpoint(Path(checkpoint), job.arrays(), identity)
                 saved = job.step
-            progress = job.progress(time.perf_counter() - began)
             logger.info("%s", progress)
             if on_progress is not None:
                 on_progress(progress)
-        last = recorder.last or (job.step, job.observe())
-        return recorder.summary(last, time.perf_counter() - began)
+            if ends:
+                break
+        found = job.trajectories(time.perf_counter() - began)
+    return found if many else found[0]
+
+
+def _structures(
+    atoms: Any, replicas: int | None, settings: dict[str, Any]
+) -> tuple[list[Atoms], bool]:
+    """The structures, and whether a list is to be returned."""
+    if replicas is not None and replicas < 1:
+        raise ValueError(f"replicas must be at least 1, got {replicas}")
+    if not isinstance(atoms, Atoms):
+        several = list(atoms)
+        if not several or not all(isinstance(one, Atoms) for one in several):
+            raise ValueError("atoms must be an Atoms or a list of some")
+        return several, True
+    listed = any(isinstance(settings.get(x), list | tuple | np.ndarray) for x in OWN)
+    return [atoms], listed or replicas is not None
+
+
+def _replicas(
+    several: list[Atoms], model: Potential, chosen: list[Any], *, many: bool
+) -> list[Replica]:
+    found = []
+    per_structure = max(len(chosen) // len(several), 1)
+    for index, settings in enumerate(chosen):
+        try:
+            atoms = several[min(index // per_structure, len(several) - 1)]
+            found.append(make_replica(atoms, model, settings))
+        except ValueError as error:
+            if not many:
+                raise
+            raise ValueError(f"replica {index}: {error}") from error
+    return found
+
+
+def _check_events(
+    events: list[Event], systems: list[Replica], model: Potential
+) -> None:
+    for event in events:
+        for system in systems:
+            model.check(
+                system.atoms.numbers,
+                event.state,
+                allow_unseen_states=system.settings.allow_unseen_states,
+            )
+
+
+def _next_stop(job: Simulation) -> int:
+    """End of the next block: events happen between two blocks."""
+    settings = job.settings
+    every = settings.block_steps
+    stops = [(job.step // every + 1) * every, settings.steps]
+    stops += [event.step for event in job.events if event.step > job.step]
+    return min(stops)
+
+
+def _progress(job: Simulation, seconds: float) -> SimulationProgress:
+    kinetic, potential = job.kinetic_energies(), job.potential_energies()
+    those = np.flatnonzero(job.running)
+    if not len(those):
+        those = np.arange(len(job.running))
+    recorders = [job.recorders[index] for index in those]
+    temperatures = [
+        recorder.replica.temperature(kinetic[index])
+        for index, recorder in zip(those, recorders, strict=True)
+    ]
+    return SimulationProgress(
+        step=job.step,
+        steps=job.settings.steps,
+        temperature_K=float(np.mean(temperatures)),
+        total_energy=float(np.mean((kinetic + potential)[those])),
+        drift=float(np.mean([recorder.drift() for recorder in recorders])),
+        seconds=seconds,
+        running=int(job.running.sum()),
+    )

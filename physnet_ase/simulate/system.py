@@ -1,220 +1,435 @@
-"""Atoms made ready for jax-md: coordinates, neighbour list, integrator, blocks."""
+"""Replicas made ready: structures, momenta, arrays, and lists of their pairs."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
-from jax_md import space
+from ase.constraints import FixAtoms
 
-from physnet_ase.jaxmd import physnet_neighbor_list
-from physnet_ase.molecules import Molecules
-from physnet_ase.neighbors import check_distances, evaluation_pairs, without_vacuum
+from physnet_ase.graph import Capacity, Graph, build_graph, size_class
+from physnet_ase.molecules import Molecules, concatenate
+from physnet_ase.neighbors import (
+    ALL_PAIRS_LIMIT,
+    Pairs,
+    check_distances,
+    evaluation_pairs,
+    join_pairs,
+    without_vacuum,
+)
 from physnet_ase.potential import Potential
-from physnet_ase.simulate.blocks import BlockFns, compile_block, settle
-from physnet_ase.simulate.ensembles import bath_energy, make_integrator
+from physnet_ase.reciprocal import ewald_cell, k_vectors
+from physnet_ase.simulate.blocks import Surroundings
+from physnet_ase.simulate.ensembles import (
+    CHAIN_LENGTH,
+    Bodies,
+    Chain,
+    Controls,
+    Evaluation,
+    Motion,
+)
 from physnet_ase.simulate.settings import SimulationSettings
-from physnet_ase.state import ElectronicState
+from physnet_ase.state import ElectronicState, resolve_state
+from physnet_ase.units import BOLTZMANN, FEMTOSECOND, GIGAPASCAL
 from physnet_ase.velocities import degrees_of_freedom, thermal_momenta
 
+logger = logging.getLogger(__name__)
+SAME_WAVES = 0.08
+"""Share by which a cell may grow or shrink before Ewald's k-vectors are chosen anew."""
+LOT_PAIRS = 1500
+"""Pairs of atoms that are evaluated together on a CPU, as measured."""
+LARGEST_SKIN = 4.0
+"""Å; atoms that outrun a list with this skin in a single step have exploded."""
 
-def checked_atoms(atoms: Atoms, state: ElectronicState, cutoff: float) -> Atoms:
-    """A copy that can be simulated; a molecule alone in a periodic box counts as open.
+
+@dataclass(frozen=True)
+class Replica:
+    """One system: where it starts, in which state, with which settings."""
+
+    atoms: Atoms  # as the user passed them
+    structure: Molecules  # one molecule, about its centre; open where vacuum surrounds
+    centre: np.ndarray  # (3,) Å
+    state: ElectronicState
+    settings: SimulationSettings
+    mobile: np.ndarray  # (atoms,) bool
+    momenta: np.ndarray  # (atoms, 3)
+    degrees: int  # of freedom
+
+    @property
+    def periodic(self) -> bool:
+        """Whether it has images."""
+        return bool(self.structure.periodic[0])
+
+    @property
+    def listed(self) -> bool:
+        """Whether its pairs change as atoms move; small open molecules have all."""
+        return self.periodic or len(self.atoms) > ALL_PAIRS_LIMIT
+
+    def temperature(self, kinetic: Any) -> Any:
+        """Kinetic temperature in K of kinetic energies in eV; 0 without motion."""
+        return kinetic * (2.0 / (self.degrees * BOLTZMANN) if self.degrees else 0.0)
+
+
+def make_replica(
+    atoms: Atoms, potential: Potential, settings: SimulationSettings
+) -> Replica:
+    """Check everything that can be known before the first step.
 
     Raises:
-        ValueError: Atoms that are none or nearly coincide, or constraints, which
-            jax-md's integrators do not know.
+        ValueError: A state, a structure or a constraint that cannot be simulated.
     """
-    if atoms.constraints:
-        names = sorted({type(one).__name__ for one in atoms.constraints})
-        raise ValueError(
-            f"simulate.run does not honour constraints ({', '.join(names)}), and would "
-            "move what they hold: remove them with atoms.set_constraint(), or use "
-            "ASE's dynamics with PhysNetCalculator"
+    state = simulation_state(atoms, settings)
+    mobile = mobile_atoms(atoms)
+    cutoff = potential.config.cutoff
+    whole = without_vacuum(Molecules.from_atoms([atoms], [state]), cutoff)
+    potential.check(
+        atoms.numbers,
+        state,
+        allow_unseen_states=settings.allow_unseen_states,
+        periodic=bool(whole.periodic[0]),
+    )
+    check_distances(whole, evaluation_pairs(whole, cutoff))
+    if settings.ensemble == "npt":
+        _check_npt(atoms, alone=not whole.periodic[0], held=not mobile.all())
+    positions = whole.values["positions"]
+    centre = positions.mean(axis=0)
+    # Open directions, and atoms put together across the faces of a box, matter to
+    # angular momentum.
+    alone: Atoms = atoms.copy()
+    alone.set_constraint()
+    alone.positions, alone.pbc = positions, whole.values["pbc"][0].astype(bool)
+    momenta = np.where(mobile[:, None], alone.get_momenta(), 0.0)
+    if not momenta.any():
+        momenta = thermal_momenta(
+            alone,
+            settings.temperature_K,
+            settings.seed,
+            ensemble=settings.ensemble,
+            mobile=mobile,
         )
-    whole = Molecules.from_atoms([atoms], [state])
-    alone = without_vacuum(whole, cutoff)
-    check_distances(alone, evaluation_pairs(alone, cutoff))
-    copy: Atoms = atoms.copy()
-    copy.positions = alone.values["positions"]
-    copy.pbc = alone.values["pbc"][0].astype(bool)
-    return copy
+    return Replica(
+        atoms=atoms.copy(),
+        structure=whole.with_values(positions=positions - centre),
+        centre=centre,
+        state=state,
+        settings=settings,
+        mobile=mobile,
+        momenta=momenta,
+        degrees=degrees_of_freedom(alone, settings.ensemble, momenta, mobile),
+    )
 
 
-class Coordinates:
-    """Between an ASE cell and jax-md: open systems centred, cells as fractions.
-
-    jax-md wants an upper triangular box with the lattice vectors as columns; the cell
-    is rotated there, and momenta and forces are rotated back.
-    """
-
-    def __init__(self, atoms: Atoms) -> None:
-        self.atoms = atoms
-        if atoms.pbc.any() and not (atoms.pbc.all() and atoms.cell.rank == 3):
+def simulation_state(atoms: Atoms, settings: SimulationSettings) -> ElectronicState:
+    """State of the atoms; refuses a setting that ``atoms.info`` contradicts."""
+    state = resolve_state(atoms, settings.charge, settings.multiplicity)
+    for name in ("charge", "multiplicity"):
+        asked, found = getattr(settings, name), getattr(state, name)
+        if asked is not None and asked != found:
             raise ValueError(
-                "jax-md needs three periodic directions with lattice vectors, or none; "
-                f"got pbc={atoms.pbc.tolist()} and a cell of rank {atoms.cell.rank}. "
-                "Use ASE's dynamics with PhysNetCalculator for slabs and wires"
+                f"{name}={asked} was passed, but atoms.info says {found}; change one"
             )
-        self.periodic = bool(atoms.pbc.all())
-        self.box: np.ndarray | None = None  # [3, 3] Å
-        self.rotation = np.eye(3)
-        if self.periodic:
-            lower, rotation = atoms.cell.standard_form()
-            signs = np.sign(np.diag(lower.array))
-            self.box = (lower.array * signs).T  # positive lengths on the diagonal
-            self.rotation = signs[:, None] * rotation
-
-    def positions(self) -> np.ndarray:
-        """Fractions of the cell within 0..1, or Å from the centre in open systems."""
-        if self.periodic:
-            return self.atoms.get_scaled_positions(wrap=True)
-        # Near the origin float32 keeps the digits that distances need.
-        return self.atoms.positions - self.atoms.positions.mean(axis=0)
-
-    def rotate(self, vectors: np.ndarray) -> np.ndarray:
-        """Vectors of the atoms' frame, (N, 3), in jax-md's frame."""
-        return vectors @ self.rotation.T
-
-    def frame(self, record: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Positions, momenta, forces and cell of a record, in the atoms' frame."""
-        position = record["position"].astype(np.float64)
-        if self.periodic:
-            cell = record["box"].astype(np.float64).T @ self.rotation
-            position = position @ cell
-        else:
-            cell = self.atoms.cell.array
-            position = position + self.atoms.positions.mean(axis=0)
-        return {
-            "positions": position,
-            "cell": cell,
-            "momenta": record["momentum"].astype(np.float64) @ self.rotation,
-            "forces": record["force"].astype(np.float64) @ self.rotation,
-        }
+    return state
 
 
-class System:
-    """Atoms made ready for jax-md: coordinates, neighbour list, compiled blocks."""
+def mobile_atoms(atoms: Atoms) -> np.ndarray:
+    """Which atoms no ``FixAtoms`` holds, (atoms,) bool.
 
-    def __init__(
-        self,
-        atoms: Atoms,
-        potential: Potential,
-        state: ElectronicState,
-        settings: SimulationSettings,
-    ) -> None:
-        """Take atoms whose structure is checked, see :func:`checked_atoms`."""
-        self.atoms, self.settings, self.dtype = atoms, settings, potential.dtype
-        self.coordinates = Coordinates(atoms)
+    Raises:
+        ValueError: Another kind of constraint.
+    """
+    others = [one for one in atoms.constraints if not isinstance(one, FixAtoms)]
+    if others:
+        names = sorted({type(one).__name__ for one in others})
+        raise ValueError(
+            f"simulate.run honours FixAtoms, not {', '.join(names)}, and would move "
+            "what they hold: remove them with atoms.set_constraint(), or use ASE's "
+            "dynamics with PhysNetCalculator"
+        )
+    mobile = np.ones(len(atoms), bool)
+    for one in atoms.constraints:
+        mobile[one.index] = False
+    if not mobile.any():
+        raise ValueError("FixAtoms holds every atom: nothing would move")
+    return mobile
+
+
+def _check_npt(atoms: Atoms, *, alone: bool, held: bool) -> None:
+    pbc = atoms.pbc
+    if pbc.any() and not pbc.all():
+        raise ValueError(
+            "npt needs three periodic directions with lattice vectors, got "
+            f"pbc={pbc.tolist()}; use nvt"
+        )
+    if alone:
+        raise ValueError("npt needs a periodic cell; use nvt for an open system")
+    if held:
+        raise ValueError("npt moves every atom with the cell; remove FixAtoms, or nvt")
+
+
+class Replicas:
+    """Replicas as the flat arrays of one program."""
+
+    def __init__(self, replicas: Sequence[Replica], potential: Potential) -> None:
+        self.all, self.dtype = list(replicas), potential.dtype
         self.cutoff = potential.config.cutoff
-        self.npt = settings.ensemble == "npt"
-        if self.npt and not self.coordinates.periodic:
-            raise ValueError("npt needs a periodic cell; use nvt for an open system")
-        self.reference = potential.reference_energy(atoms.numbers, state)
-        self.momenta = atoms.get_momenta()
-        if not self.momenta.any():
-            self.momenta = thermal_momenta(
-                atoms,
-                settings.temperature_K,
-                settings.seed,
-                ensemble=settings.ensemble,
-            )
-        self.dof = degrees_of_freedom(atoms, settings.ensemble, self.momenta)
-        self.box = None
-        displacement, shift = space.free()
-        if self.coordinates.periodic:
-            self.box = jnp.asarray(self.coordinates.box, self.dtype)
-            displacement, shift = space.periodic_general(self.box)
-        # jax-md measures how far atoms moved in fractions of the box, so that a box
-        # that shrinks would go unnoticed: with NPT every step builds a new list.
-        self.neighbor_fn, self.energy_fn = physnet_neighbor_list(
-            displacement,
-            self.box,
-            potential,
-            atoms.numbers,
-            state.charge,
-            state.multiplicity,
-            self.coordinates.periodic,
-            allow_unseen_states=settings.allow_unseen_states,
-            dr_threshold=0.0 if self.npt else settings.skin,
+        self.params = jax.tree.map(jnp.asarray, potential.params)
+        self.sizes = np.array([len(one.atoms) for one in replicas])
+        self.molecules = concatenate([one.structure for one in replicas])
+        self.bodies = self._bodies()
+        self.controls = self._controls()
+
+    @property
+    def first_atom(self) -> np.ndarray:
+        """Row of the first atom of each replica."""
+        return np.cumsum(self.sizes) - self.sizes
+
+    def rows(self, index: int) -> slice:
+        """Atoms of one replica in the flat arrays."""
+        first = int(self.first_atom[index])
+        return slice(first, first + int(self.sizes[index]))
+
+    def chunks(self) -> int:
+        """Lots in which replicas are evaluated, one after another.
+
+        Where all are open molecules of one size and the processor has caches: a few
+        small molecules at a time stay inside them, and take less than half the time.
+        """
+        count, size = len(self.all), int(self.sizes[0])
+        alike = (self.sizes == size).all() and not any(one.listed for one in self.all)
+        if not alike or jax.default_backend() != "cpu":
+            return 1
+        few = max(LOT_PAIRS // max(size * (size - 1), 1), 1)
+        return next(
+            n for n in range(1, count + 1) if count % n == 0 and count // n <= few
         )
-        self.init_fn, step_fn = make_integrator(settings, self._energy, shift)
-        fns = BlockFns(
-            step=lambda state, neighbor: step_fn(state, neighbor=neighbor),
-            update=lambda state, neighbor: self._update(
-                state.position, neighbor, self._box(state)
+
+    def _floats(self, values: Any) -> Any:
+        return jnp.asarray(np.asarray(values), self.dtype)
+
+    def _bodies(self) -> Bodies:
+        volumes = [
+            abs(np.linalg.det(one.structure.values["cell"][0])) if one.periodic else 0.0
+            for one in self.all
+        ]
+        return Bodies(
+            owner=jnp.asarray(self.molecules.owner, jnp.int32),
+            place=jnp.asarray(
+                np.concatenate([np.arange(n) for n in self.sizes]), jnp.int32
             ),
-            observe=self.observe,
-        )
-        self.block = compile_block(fns, settings.save_every, settings.block_steps)
-
-    def box_of(self, state: Any) -> Any:
-        """Present box; None in open systems."""
-        return state.box if self.npt else self.box
-
-    def _box(self, state: Any) -> dict[str, Any]:
-        return {"box": state.box} if self.npt else {}
-
-    def start_positions(self) -> Any:
-        """Positions of the atoms as jax-md sees them."""
-        return jnp.asarray(self.coordinates.positions(), self.dtype)
-
-    def allocate(self, position: Any, box: Any, extra: int) -> Any:
-        """Neighbour list with room for ``extra`` more neighbours per atom."""
-        kwargs = {"box": box} if self.npt else {}
-        return self.neighbor_fn.allocate(position, extra_capacity=extra, **kwargs)
-
-    def _update(self, position: Any, neighbor: Any, box: dict[str, Any]) -> Any:
-        # Positions that are no numbers must show up as such, not as a full list.
-        position = jnp.where(
-            jnp.isfinite(position), position, neighbor.reference_position
-        )
-        return neighbor.update(position, **box)
-
-    def _energy(self, position: Any, neighbor: Any, **kwargs: Any) -> Any:
-        """Energy with a list that fits ``position``, though the step just moved it."""
-        box = {key: kwargs[key] for key in ("box",) if key in kwargs}
-        neighbor = self._update(*jax.lax.stop_gradient((position, neighbor, box)))
-        return self.energy_fn(position, neighbor, **kwargs)
-
-    def start(self, neighbor: Any) -> Any:
-        """Integrator state at the atoms' positions, with their momenta."""
-        box = {"box": self.box} if self.npt else {}
-        state = self.init_fn(
-            jax.random.PRNGKey(self.settings.seed),
-            self.start_positions(),
-            mass=jnp.asarray(self.atoms.get_masses(), self.dtype),
-            momenta=jnp.asarray(self.coordinates.rotate(self.momenta), self.dtype),
-            neighbor=neighbor,
-            **box,
-        )
-        # jax-md counts 3N. What is conserved holds no heat, and would make a molecule
-        # of three atoms three times too hot.
-        for name in ("chain", "thermostat"):
-            if hasattr(state, name):
-                chain = getattr(state, name).set(degrees_of_freedom=max(self.dof, 1))
-                state = state.set(**{name: chain})
-        return settle(state, self.dtype)
-
-    def box_report(self, state: Any) -> str:
-        """How large the box was before the block, and how small it must not become."""
-        sides = jnp.linalg.norm(state.box, axis=0)
-        return (
-            f"The box had sides of {', '.join(f'{s:.2f}' for s in sides)} Å when the "
-            f"block began; thinner than {2.0 * self.cutoff} Å, it gives NaN"
+            masses=self._floats(
+                np.concatenate([one.atoms.get_masses() for one in self.all])
+            ),
+            mobile=jnp.asarray(np.concatenate([one.mobile for one in self.all])),
+            degrees=self._floats([max(one.degrees, 1) for one in self.all]),
+            volume=self._floats(volumes),
         )
 
-    def observe(self, state: Any, neighbor: Any) -> dict[str, Any]:
-        """What is kept of a frame, in jax-md's coordinates."""
-        box = self._box(state)
-        return {
-            "position": state.position,
-            "momentum": state.momentum,
-            "force": state.force,
-            "box": jnp.zeros((3, 3)) if self.box is None else self.box_of(state),
-            "potential": self._energy(state.position, neighbor, **box),
-            "kinetic": 0.5 * jnp.sum(state.momentum**2 / state.mass),
-            "bath": bath_energy(state, self.settings).astype(self.dtype),
+    def _controls(self) -> Controls:
+        shared = self.all[0].settings
+        every = [one.settings for one in self.all]
+        finals = [
+            one.temperature_K
+            if one.final_temperature_K is None
+            else one.final_temperature_K
+            for one in every
+        ]
+        seeds = [one.seed for one in every]
+        return Controls(
+            timestep=self._floats(shared.timestep_fs * FEMTOSECOND),
+            thermal=self._floats([BOLTZMANN * one.temperature_K for one in every]),
+            final_thermal=self._floats([BOLTZMANN * one for one in finals]),
+            ramp_steps=self._floats(shared.ramp_steps or shared.steps),
+            friction=self._floats(shared.friction_per_ps / (1000.0 * FEMTOSECOND)),
+            thermostat_time=self._floats(shared.thermostat_fs * FEMTOSECOND),
+            barostat_time=self._floats(shared.barostat_fs * FEMTOSECOND),
+            pressure=self._floats(shared.pressure_GPa * GIGAPASCAL),
+            keys=jnp.asarray(
+                [[seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF] for seed in seeds],
+                jnp.uint32,
+            ),
+        )
+
+    def start(self) -> Motion:
+        """All replicas at their structures, forces not yet computed."""
+        count, atoms = len(self.all), int(self.sizes.sum())
+        zeros = self._floats(np.zeros(count))
+        links = self._floats(np.zeros((count, CHAIN_LENGTH)))
+        momenta = np.concatenate([one.momenta for one in self.all])
+        return Motion(
+            positions=self._floats(self.molecules.values["positions"]),
+            momenta=self._floats(momenta),
+            found=Evaluation(
+                energy=zeros,
+                forces=self._floats(np.zeros((atoms, 3))),
+                charges=self._floats(np.zeros(atoms)),
+                virial=zeros,
+            ),
+            chain=Chain(links, links),
+            cell_chain=Chain(links, links),
+            log_scale=zeros,
+            scale_velocity=zeros,
+            heat=zeros,
+        )
+
+
+class PairLists:
+    """The pairs of all replicas: looked up on the host, sized for one program.
+
+    Where a replica's atoms have moved, or its cell has shrunk, by more than the list
+    allows, only its own pairs are looked up again. Periodic images of any number count,
+    so a cell may be thinner than twice the cutoff.
+    """
+
+    def __init__(self, replicas: Replicas) -> None:
+        self.replicas = replicas
+        count = len(replicas.all)
+        shared = replicas.all[0].settings
+        self.positions = np.array(replicas.molecules.values["positions"])
+        self.log_scale = np.zeros(count)
+        self.waves_log_scale = np.zeros(count)  # at which k-vectors were chosen
+        self.skins = np.full(count, shared.skin)
+        self.built_at = np.zeros(count, np.int64)
+        self.states = [one.state for one in replicas.all]
+        self.capacity = Capacity(0, 0, 0, 0)
+        self._pairs: list[Pairs | None] = [None] * count
+        self._graph: Graph | None = None
+
+    def refresh(self, motion: Motion, stale: np.ndarray, step: int) -> list[int]:
+        """Look up the pairs of stale replicas anew; returns those that are beyond help.
+
+        A list that outdates within the very step it was made for gets twice the skin.
+        """
+        lost = []
+        positions = np.asarray(motion.positions, np.float64)
+        scales = np.asarray(motion.log_scale, np.float64)
+        for index in np.flatnonzero(stale).tolist():
+            if self.built_at[index] == step and self._pairs[index] is not None:
+                if self.skins[index] >= LARGEST_SKIN:
+                    lost.append(index)
+                    continue
+                self.skins[index] *= 2.0
+            rows = self.replicas.rows(index)
+            self.positions[rows] = positions[rows]
+            self.log_scale[index] = scales[index]
+            self.built_at[index] = step
+            self._pairs[index] = None
+        self._graph = None
+        return lost
+
+    def set_states(self, states: Sequence[ElectronicState]) -> None:
+        """Put replicas into other states; shapes stay."""
+        self.states, self._graph = list(states), None
+
+    def surroundings(self) -> Surroundings:
+        """What a block needs to know of them."""
+        replicas, dtype = self.replicas, self.replicas.dtype
+        if self._graph is None:
+            self._graph = self._build()
+        skins = [
+            skin if replica.listed else np.inf
+            for skin, replica in zip(self.skins, replicas.all, strict=True)
+        ]
+        return Surroundings(
+            self._graph,
+            jnp.asarray(self.log_scale, dtype),
+            jnp.asarray(np.array(skins), dtype),
+        )
+
+    def _build(self) -> Graph:
+        replicas = self.replicas
+        molecules = self._molecules()
+        for index, pairs in enumerate(self._pairs):
+            if pairs is None:
+                one = molecules.take(np.array([index]))
+                found = evaluation_pairs(
+                    one, replicas.cutoff, skin=float(self.skins[index])
+                )
+                self._pairs[index] = found._replace(waves=self._waves(index))
+        known = [pairs for pairs in self._pairs if pairs is not None]
+        joined = join_pairs(known, replicas.sizes)
+        self._enlarge(joined)
+        graph = build_graph(molecules, joined, self.capacity)
+        floats: dict[str, Any] = {
+            name: jnp.asarray(getattr(graph, name), replicas.dtype)
+            for name in ("positions", "shifts", "cell")
         }
+        return jax.tree.map(jnp.asarray, graph._replace(**floats))
+
+    def _waves(self, index: int) -> np.ndarray | None:
+        """A replica's k-vectors: those chosen before while its cell is much the same.
+
+        Their number then stays, and the energy has no steps.
+        """
+        replicas = self.replicas
+        if not replicas.all[index].periodic:
+            return None
+        if abs(self.log_scale[index] - self.waves_log_scale[index]) > SAME_WAVES:
+            self.waves_log_scale[index] = self.log_scale[index]
+        values = replicas.all[index].structure.values
+        cell = ewald_cell(
+            values["cell"][0], values["pbc"][0].astype(bool), values["positions"]
+        )
+        scale = np.exp(self.waves_log_scale[index])
+        return k_vectors(cell * scale, replicas.cutoff)[None]
+
+    def _molecules(self) -> Molecules:
+        """Structures at which the pairs are looked up, in their present states."""
+        molecules = self.replicas.molecules
+        values = {
+            "positions": self.positions,
+            "total_charge": np.array([s.charge for s in self.states], np.int32),
+            "spin_multiplicity": np.array(
+                [s.multiplicity for s in self.states], np.int32
+            ),
+        }
+        if "cell" in molecules.values:
+            scale = np.exp(self.log_scale)[:, None, None]
+            values["cell"] = molecules.values["cell"] * scale
+        return molecules.with_values(**values)
+
+    def _enlarge(self, pairs: Pairs) -> None:
+        """Let the capacity hold these pairs, with some room where lists change."""
+        replicas = self.replicas
+        need = len(pairs.senders)
+        waves = 0 if pairs.waves is None else pairs.waves.shape[1]
+        changing = any(one.listed for one in replicas.all)
+        if need > self.capacity.pairs or waves > self.capacity.k_vectors:
+            if self.capacity.atoms:
+                logger.info("neighbour list full: enlarged for %d pairs", need)
+            room = size_class(need + need // 20, ratio=1.25) if changing else need
+            self.capacity = Capacity(
+                molecules=len(replicas.all),
+                atoms=int(replicas.sizes.sum()),
+                pairs=max(room, self.capacity.pairs),
+                long_pairs=len(pairs.long_senders),
+                k_vectors=max(
+                    size_class(waves, ratio=1.3) if waves else 0,
+                    self.capacity.k_vectors,
+                ),
+            )
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What a checkpoint keeps: lists follow from it to the last digit."""
+        return {
+            "pairs_positions": self.positions,
+            "pairs_log_scale": self.log_scale,
+            "pairs_skins": self.skins,
+            "pairs_waves_log_scale": self.waves_log_scale,
+            "pairs_built_at": self.built_at,
+            "pairs_capacity": np.array(self.capacity),
+        }
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Take up what :meth:`arrays` returned."""
+        self.positions = arrays["pairs_positions"]
+        self.log_scale = arrays["pairs_log_scale"]
+        self.skins = arrays["pairs_skins"]
+        self.waves_log_scale = arrays["pairs_waves_log_scale"]
+        self.built_at = arrays["pairs_built_at"]
+        self.capacity = Capacity(*map(int, arrays["pairs_capacity"]))
+        self._pairs = [None] * len(self._pairs)
+        self._graph = None

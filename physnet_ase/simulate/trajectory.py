@@ -1,7 +1,7 @@
 """What a simulation leaves behind: its summary and its trajectory file."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,17 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.trajectory import Trajectory as AseTrajectory
 
-from physnet_ase.simulate.system import System
-from physnet_ase.state import ElectronicState
-from physnet_ase.units import BOLTZMANN
+from physnet_ase.simulate.system import Replica
+from physnet_ase.state import ElectronicState, with_state
+from physnet_ase.units import GIGAPASCAL
 
 Frame = Mapping[str, Any]
-"""Arrays of one frame in jax-md's coordinates, and its energies in eV."""
+"""Arrays of one replica's frame, about its centre, and its energies in eV."""
 
 SUFFIXES = (".extxyz", ".xyz", ".traj")
 """Trajectory formats: extended XYZ and ASE's own."""
+_COLUMNS = 7
+"""Step; potential, kinetic, bath energy in eV; dipole in e·Å."""
 
 
 def energy_drift(times_fs: Any, energies: Any, num_atoms: int) -> float:
@@ -44,11 +46,13 @@ class Trajectory:
     times_fs: np.ndarray  # (frames,)
     potential_energies: np.ndarray  # (frames,) eV, atomic references included
     kinetic_energies: np.ndarray  # (frames,) eV
-    bath_energies: np.ndarray  # (frames,) eV of thermostat and barostat; NaN: Langevin
+    bath_energies: np.ndarray  # (frames,) eV given to thermostat, barostat and events
     temperatures_K: np.ndarray  # (frames,)
-    atoms: Atoms  # last frame, with momenta, energy and forces
+    dipoles: np.ndarray  # (frames, 3) e·Å about the origin; NaN in periodic systems
+    atoms: Atoms  # last structure, with momenta, energy and forces
     seconds: float  # wall time of this call, compilation included
     path: Path | None  # trajectory file
+    stopped: str | None = None  # why it ended before its time
 
     @property
     def total_energies(self) -> np.ndarray:
@@ -57,7 +61,11 @@ class Trajectory:
 
     @property
     def conserved_energies(self) -> np.ndarray:
-        """What the equations of motion conserve, eV; NaN for Langevin dynamics."""
+        """What exact integration would conserve, eV.
+
+        With Langevin dynamics and CSVR: the total energy less what the bath gave
+        (Bussi & Parrinello, Phys. Rev. E 2007, 75, 056707).
+        """
         return self.total_energies + self.bath_energies
 
     @property
@@ -67,96 +75,168 @@ class Trajectory:
 
 
 class Recorder:
-    """Turns frames in jax-md's coordinates into series, files and the summary."""
+    """Turns frames of one replica into series, a file and the summary."""
 
-    def __init__(self, system: System, state: ElectronicState, pbc: np.ndarray) -> None:
-        self.coordinates, self.pbc = system.coordinates, pbc
-        self.reference, self.dof = system.reference, system.dof  # eV, number
-        self.timestep_fs = system.settings.timestep_fs
-        self.info = {
-            "charge": state.charge,
-            "spin_multiplicity": state.multiplicity,
-        }
+    def __init__(self, replica: Replica, reference: float) -> None:
+        self.replica = replica
+        self.state, self.reference = replica.state, reference  # now; eV
+        self.given = 0.0  # eV that bath and events have taken so far
+        self.stopped: str | None = None
         self.writer: TrajectoryWriter | None = None
-        self.last: tuple[int, Frame] | None = None
         self.count = 0
-        self._rows = np.zeros((256, 4))  # step; potential, kinetic, bath energy in eV
+        self._rows = np.zeros((256, _COLUMNS))
+        self._template = with_state(replica.atoms, replica.state)
 
     @property
     def rows(self) -> np.ndarray:
-        """Step, and potential, kinetic and bath energy (eV) of each frame."""
+        """Step, energies (eV) and dipole (e·Å) of each frame."""
         return self._rows[: self.count]
 
-    def open(self, path: str | Path | None) -> None:
+    def open(self, path: Path | None) -> None:
         """Write frames to ``path`` from here on, after those already recorded."""
         if path is not None:
-            count = len(self.coordinates.atoms)
+            count = len(self.replica.atoms)
             self.writer = TrajectoryWriter(path, count, keep_frames=self.count)
 
-    def add(self, steps: Iterable[int], frames: Sequence[Frame]) -> None:
-        """Record frames; they are on disk when this returns."""
-        while self.count + len(frames) > len(self._rows):
+    def change_state(
+        self, state: ElectronicState, reference: float, jump: float
+    ) -> None:
+        """Go on in another state, which costs ``jump`` eV, references included."""
+        self.state, self.reference = state, reference
+        self.given -= jump
+        self._template = with_state(self.replica.atoms, state)
+
+    def add(self, frames: Iterable[tuple[int, Frame]]) -> None:
+        """Record frames with their steps; they are on disk when this returns."""
+        listed = list(frames)
+        while self.count + len(listed) > len(self._rows):
             self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
-        for step, frame in zip(steps, frames, strict=True):
-            potential = float(frame["potential"]) + self.reference
-            energies = potential, float(frame["kinetic"]), float(frame["bath"])
-            self._rows[self.count] = step, *energies
-            self.count += 1
-            self.last = int(step), frame
-        if self.writer is not None and len(frames):
-            self.writer.write(
-                self.atoms(int(step), frame)
-                for step, frame in zip(steps, frames, strict=True)
+        for step, frame in listed:
+            self.given += float(frame["heat"])
+            self._rows[self.count] = (
+                step,
+                float(frame["potential"]) + self.reference,
+                float(frame["kinetic"]),
+                float(frame["bath"]) + self.given,
+                *self._dipole(frame),
             )
+            self.count += 1
+        if self.writer is not None and listed:
+            self.writer.write([self.atoms(step, frame) for step, frame in listed])
+
+    def _positions(self, frame: Frame) -> np.ndarray:
+        scale = np.exp(float(frame["log_scale"]))
+        positions: np.ndarray = np.asarray(frame["positions"], np.float64)
+        return positions + self.replica.centre * scale
+
+    def _dipole(self, frame: Frame) -> np.ndarray:
+        if self.replica.periodic:
+            return np.full(3, np.nan)
+        charges: np.ndarray = np.asarray(frame["charges"], np.float64)
+        return charges @ self._positions(frame)
 
     def atoms(self, step: int, frame: Frame) -> Atoms:
-        """A frame as Atoms with momenta, energy (eV) and forces."""
-        template = self.coordinates.atoms
-        arrays = self.coordinates.frame(frame)
-        forces = arrays.pop("forces")
-        atoms = Atoms(numbers=template.numbers, pbc=self.pbc, **arrays)
-        atoms.set_masses(template.get_masses())
-        atoms.info.update(self.info, time_fs=step * self.timestep_fs)
-        energy = float(frame["potential"]) + self.reference
-        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+        """A frame as the user's Atoms with momenta, energy (eV), forces, charges."""
+        settings = self.replica.settings
+        atoms = self._template.copy()
+        atoms.positions[:] = self._positions(frame)
+        scale = np.exp(float(frame["log_scale"]))
+        atoms.cell[:] = atoms.cell.array * scale
+        momenta = np.asarray(frame["momenta"], np.float64)
+        atoms.set_momenta(momenta, apply_constraint=False)
+        atoms.info["time_fs"] = step * settings.timestep_fs
+        if settings.ensemble == "npt":
+            pressure = 2.0 * float(frame["kinetic"]) - float(frame["virial"])
+            pressure /= 3.0 * atoms.get_volume() * GIGAPASCAL
+            atoms.info["pressure_GPa"] = pressure
+        results: dict[str, Any] = {
+            "energy": float(frame["potential"]) + self.reference,
+            "forces": np.asarray(frame["forces"], np.float64),
+            "charges": np.asarray(frame["charges"], np.float64),
+        }
+        if not self.replica.periodic:
+            results["dipole"] = self._dipole(frame)
+        atoms.calc = SinglePointCalculator(atoms, **results)
         return atoms
 
     def drift(self) -> float:
         """Drift of the conserved energy so far, meV/atom/ps."""
-        steps, *energies = self.rows.T
-        atoms = len(self.coordinates.atoms)
-        return energy_drift(steps * self.timestep_fs, sum(energies), atoms)
+        steps, *energies = self.rows[:, :4].T
+        times = steps * self.replica.settings.timestep_fs
+        return energy_drift(times, sum(energies), len(self.replica.atoms))
 
-    def temperature(self, kinetic: Any) -> Any:
-        """Kinetic temperature in K of kinetic energies in eV; 0 without motion."""
-        return kinetic * (2.0 / (self.dof * BOLTZMANN) if self.dof else 0.0)
-
-    def series(self) -> dict[str, np.ndarray]:
-        """Times, energies and temperatures of all frames, as in :class:`Trajectory`."""
-        steps, potential, kinetic, bath = self.rows.T.copy()
-        return {
-            "times_fs": steps * self.timestep_fs,
-            "potential_energies": potential,
-            "kinetic_energies": kinetic,
-            "bath_energies": bath,
-            "temperatures_K": self.temperature(kinetic),
-        }
-
-    def summary(self, last: tuple[int, Frame], seconds: float) -> Trajectory:
-        """Everything recorded, with ``last`` (step, frame) as the last structure."""
-        path = self.writer.path if self.writer is not None else None
+    def summary(self, last: Atoms, seconds: float) -> Trajectory:
+        """Everything recorded, with ``last`` as the last structure."""
+        steps, potential, kinetic, bath = self.rows[:, :4].T.copy()
         return Trajectory(
-            **self.series(), atoms=self.atoms(*last), seconds=seconds, path=path
+            times_fs=steps * self.replica.settings.timestep_fs,
+            potential_energies=potential,
+            kinetic_energies=kinetic,
+            bath_energies=bath,
+            temperatures_K=self.replica.temperature(kinetic),
+            dipoles=self.rows[:, 4:].copy(),
+            atoms=last,
+            seconds=seconds,
+            path=self.writer.path if self.writer is not None else None,
+            stopped=self.stopped,
         )
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What a checkpoint keeps of this."""
-        return {"rows": self.rows}
+        return {
+            "rows": self.rows,
+            "given": np.array(self.given),
+            "state": np.array([self.state.charge, self.state.multiplicity]),
+            "stopped": np.array(self.stopped or ""),
+        }
 
-    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Take up what :meth:`arrays` returned."""
-        self._rows = np.concatenate([arrays["rows"], np.zeros((256, 4))])
-        self.count = len(arrays["rows"])
+    def restore(self, arrays: Mapping[str, np.ndarray], *, goes_on: bool) -> None:
+        """Take up what :meth:`arrays` returned.
+
+        Where the run goes on beyond its former end, a last frame that only marked that
+        end is dropped: an uninterrupted run has none there.
+        """
+        rows = arrays["rows"]
+        if goes_on:
+            rows = rows[rows[:, 0] % self.replica.settings.save_every == 0]
+        self._rows = np.concatenate([rows, np.zeros((256, _COLUMNS))])
+        self.count = len(rows)
+        self.given = float(arrays["given"])
+        self.stopped = str(arrays["stopped"]) or None
+
+
+def trajectory_paths(
+    trajectory: "str | Path | list[Any] | tuple[Any, ...] | None",
+    count: int,
+    *,
+    many: bool,
+    may_exist: bool,
+) -> list[Path | None]:
+    """A file for each replica: ``run.traj`` becomes ``run-00.traj``, ``run-01.traj``.
+
+    Raises:
+        ValueError: Another number of files than replicas, or one cannot be written.
+    """
+    if trajectory is None:
+        return [None] * count
+    if isinstance(trajectory, list | tuple):
+        paths = [Path(one) for one in trajectory]
+        if len(paths) != count or len(set(paths)) != count:
+            raise ValueError(
+                f"{len(set(paths))} different trajectory files for {count} replicas; "
+                "give one for each, or a single name that is numbered"
+            )
+    elif many:
+        one, width = Path(trajectory), max(len(str(count - 1)), 2)
+        paths = [
+            one.with_name(f"{one.stem}-{index:0{width}d}{one.suffix}")
+            for index in range(count)
+        ]
+    else:
+        paths = [Path(trajectory)]
+    for path in paths:
+        check_trajectory(path, may_exist=may_exist)
+    return list(paths)
 
 
 def check_trajectory(path: Path, *, may_exist: bool) -> None:

@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import molecule
+from jax_md import simulate as jax_md_simulate
 from jax_md import space
 
 from physnet_ase import ElectronicState, PhysNetCalculator, untrained_potential
 from physnet_ase.config import ModelConfig
 from physnet_ase.jaxmd import physnet_neighbor_list
+from physnet_ase.simulate import run
+from physnet_ase.units import FEMTOSECOND
+from physnet_ase.velocities import thermal_momenta
 
 STATES = ((0, 1), (1, 2), (-1, 2), (0, 3))
 CONFIG = ModelConfig(
@@ -192,3 +196,28 @@ def test_float64(potential):
     direct = double.evaluate(atoms, [(0, 1)])[0]
     np.testing.assert_allclose(energy, direct.energy, rtol=0, atol=1e-8)
     np.testing.assert_allclose(-gradient, direct.forces, rtol=0, atol=1e-8)
+
+
+def test_jax_md_moves_atoms_as_simulate_run_does(potential):
+    atoms = molecule("NH3")
+    atoms.set_momenta(thermal_momenta(atoms, 300.0, seed=2))
+    ours = run(atoms, potential, charge=1, multiplicity=2, steps=40, timestep_fs=0.5)
+    energy_fn, positions, neighbor = open_functions(
+        potential, atoms, total_charge=1, spin_multiplicity=2
+    )
+    init_fn, step_fn = jax_md_simulate.nve(
+        energy_fn, space.free()[1], 0.5 * FEMTOSECOND
+    )
+    state = init_fn(
+        jax.random.PRNGKey(0),
+        positions,
+        kT=0.0,
+        mass=jnp.asarray(atoms.get_masses(), positions.dtype),
+        momenta=jnp.asarray(atoms.get_momenta(), positions.dtype),
+        neighbor=neighbor,
+    )
+    step = jax.jit(lambda state: step_fn(state, neighbor=neighbor))
+    for _ in range(40):
+        state = step(state)
+    # Forty steps of float32 rounding, nothing else.
+    np.testing.assert_allclose(state.position, ours.atoms.positions, atol=1e-4)

@@ -137,7 +137,7 @@ def test_bad_settings_are_refused(potential, options, message):
 def test_bad_structures_are_refused(potential):
     slab = Atoms("H2O", positions=np.eye(3), cell=[9, 9, 9], pbc=[True, True, False])
     with pytest.raises(ValueError, match="three periodic directions"):
-        simulate.run(slab, potential, steps=1)
+        simulate.run(slab, potential, steps=1, ensemble="npt")
     charged = molecule("H2O")
     charged.info["charge"] = 1
     with pytest.raises(ValueError, match=r"charge=0 was passed.*atoms\.info"):

@@ -84,7 +84,7 @@ def relax_states(ladder: Ladder, potential: Potential, out: Path) -> dict[str, A
 
 
 def run_dynamics(atoms: Atoms, potential: Potential, out: Path) -> dict[str, Any]:
-    """NVE of the neutral and the cation through jax-md; a picture of the energies."""
+    """NVE of the neutral and the cation; a picture of the energies."""
     import matplotlib.pyplot as plt
 
     from physnet_ase import simulate
@@ -168,7 +168,7 @@ def run(out: Path, steps: int | None, console: Console) -> dict[str, Any]:
     console.print(gap_table(rows))
     comparison = compare(ladders, split, potential, other)
     console.print(summary_table(comparison))
-    console.rule("Dynamics with jax-md")
+    console.rule("Dynamics")
     dynamics = run_dynamics(molecule.atoms(), potential, out)
     for name in STATES:
         row = dynamics[name]
