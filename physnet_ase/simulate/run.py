@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ase import Atoms
 
-from physnet_ase.potential import Potential, load_potential
+from physnet_ase.potential import Potential, load_potential, warn_unfamiliar
 from physnet_ase.programs import refuse_after_fork
 from physnet_ase.simulate.restart import (
     load_checkpoint,
@@ -155,6 +155,7 @@ def run(
     if checkpoint is not None:
         check_folder(Path(checkpoint))
     systems = _replicas(several, model, chosen, many=many)
+    _warn_of_unfamiliar(systems, model)
     timetable = checked_events(events, shared.timestep_fs)
     _check_events(timetable, systems, model)
     with jax.enable_x64(model.dtype == np.float64):
@@ -214,6 +215,13 @@ def _replicas(
                 raise
             raise ValueError(f"replica {index}: {error}") from error
     return found
+
+
+def _warn_of_unfamiliar(systems: list[Replica], model: Potential) -> None:
+    """Say once of each structure that the model has seen nothing like it."""
+    distinct = {(id(one.atoms), one.state): one for one in systems}
+    for one in distinct.values():
+        warn_unfamiliar(model.known(one.structure), [one.atoms], [0])
 
 
 def _check_events(
