@@ -33,13 +33,13 @@ MOLECULES = (
     "CH4",
     "H2CO",
     "C2H4",
-    "C2H2",
-    "HCN",
-    "CH3OH",
+    "C2H6",
     "CO",
     "N2",
-    "CO2",
-    "C2H6",
+    "HF",
+    "N2H4",
+    "H2",
+    "F2",
 )
 DISTANCE = 50.0  # Å
 TOTALS = {
@@ -130,7 +130,7 @@ def main() -> None:
         convert(LADDERS, options.data)
     dataset = PackedDataset.open(options.data)
     frames = frames_by_energy(find_ladders(dataset, np.arange(len(dataset))))
-    molecules = {name: frames[name][0].atoms() for name in MOLECULES if name in frames}
+    molecules = {name: frames[name][0].atoms() for name in MOLECULES}
     report = {}
     for model in options.models:
         report[model] = summary(errors(load_potential(model), molecules))
