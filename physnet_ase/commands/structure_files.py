@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import ase.io
 from ase import Atoms
@@ -31,7 +32,10 @@ def read_structure(text: str, charge: int | None, multiplicity: int | None) -> A
     """
     path = Path(text.rpartition("@")[0] or text)
     if Path(text).exists() or path.exists():
-        atoms = _read_file(text)
+        frames = read_frames(text)
+        if len(frames) > 1:
+            raise ValueError(f"{text} holds {len(frames)} structures; pick one: FILE@0")
+        atoms = frames[0]
     elif text in g2.names:
         atoms = molecule(text)
         if charge is not None or multiplicity is not None:
@@ -55,29 +59,40 @@ def read_structure(text: str, charge: int | None, multiplicity: int | None) -> A
     return atoms
 
 
-def _read_file(text: str) -> Atoms:
-    """A structure with the charge that its file states; what ASE drops is put back."""
+def read_frames(text: str, *, every: bool = False) -> list[Atoms]:
+    """Structures of a file, with the charge that it states; what ASE drops is put back.
+
+    Args:
+        text: A file, or ``FILE@3`` and the like.
+        every: All frames instead of the last one.
+
+    Raises:
+        ValueError: ASE cannot read it, or there are no structures.
+    """
     whole = Path(text).exists()  # then an @ belongs to the name
     path = Path(text if whole else text.rpartition("@")[0])
+    options: dict[str, Any] = {"index": ":"} if every else {}
     try:
         decoded = _decoded(path)
         if decoded is not None:
-            atoms = ase.io.read(decoded, format="extxyz")
+            found = ase.io.read(decoded, format="extxyz", **options)
         else:
-            atoms = ase.io.read(text, do_not_split_by_at_sign=whole)
+            found = ase.io.read(text, do_not_split_by_at_sign=whole, **options)
     # ASE's readers raise anything at all on a damaged file.
     except Exception as error:
         raise ValueError(f"{text}: {_why_unreadable(path, error)}") from error
-    if not isinstance(atoms, Atoms):
-        raise ValueError(f"{text} holds {len(atoms)} structures; pick one: FILE@0")
-    if atoms.pbc.any() and not atoms.cell.array.any():
-        atoms.pbc = False  # a lattice of zeros is a way to say "not periodic"
-    named = state_keys(atoms.info)
-    for key, value in stated_charge(path).items():
-        known = named["charge" if key == "charge" else "multiplicity"]
-        if not known:
-            atoms.info[key] = value
-    return atoms
+    frames = [found] if isinstance(found, Atoms) else list(found)
+    if not frames:
+        raise ValueError(f"{text} holds no structures")
+    stated = stated_charge(path)
+    for atoms in frames:
+        if atoms.pbc.any() and not atoms.cell.array.any():
+            atoms.pbc = False  # a lattice of zeros is a way to say "not periodic"
+        named = state_keys(atoms.info)
+        for key, value in stated.items():
+            if not named["charge" if key == "charge" else "multiplicity"]:
+                atoms.info[key] = value
+    return frames
 
 
 def _decoded(path: Path) -> StringIO | None:

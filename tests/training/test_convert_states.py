@@ -10,8 +10,10 @@ from ase.db import connect
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from physnet_training.convert import convert
+from physnet_training.label import read_structures
 from physnet_training.packed import PackedDataset
 
+from physnet_ase.commands.structure_files import read_structure
 from physnet_ase.state import STATE_KEYS, resolve_state
 
 WATER = molecule("H2O")
@@ -179,9 +181,7 @@ KEYS = [key for keys in STATE_KEYS.values() for key in keys]
     charges=st.sampled_from([None, [1.0, 0.0, 0.0], [-1.0, 0.5, 0.5]]),
     moments=st.sampled_from([None, [1.0, 0.0, 0.0], [1.0, 1.0, 0.0]]),
 )
-def test_conversion_and_calculator_agree_or_both_refuse(
-    tmp_path_factory, info, charges, moments
-):
+def test_the_four_routes_agree_or_all_refuse(tmp_path_factory, info, charges, moments):
     atoms = molecule("H2O")
     atoms.info.update(info)
     atoms.set_initial_charges(charges)
@@ -189,11 +189,23 @@ def test_conversion_and_calculator_agree_or_both_refuse(
     atoms.calc = SinglePointCalculator(atoms, energy=-2064.0)
     folder = tmp_path_factory.mktemp("agree")
     ase.io.write(folder / "a.traj", atoms)
+
+    def command():  # what physnet-ase sees of the file
+        return resolve_state(read_structure(str(folder / "a.traj"), None, None))
+
+    def labelled():  # what physnet-train label sees of it
+        return read_structures([str(folder / "a.traj")])[0].state
+
     try:
         wanted = resolve_state(atoms)
     except ValueError:
         with pytest.raises(ValueError, match=r"a\.traj: molecule 0"):
             convert(folder / "a.traj", folder / "set", assume_multiplicity="lowest")
+        for route in (command, labelled):
+            with pytest.raises(ValueError, match="H2O"):
+                route()
         return
+    assert command() == wanted
+    assert labelled() == wanted
     found = states(folder / "a.traj", folder / "set", assume_multiplicity="lowest")
     assert found == {(wanted.charge, wanted.multiplicity): 1}

@@ -10,13 +10,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import ase.io
 import numpy as np
 from ase import Atoms
 from ase.data import covalent_radii
 from numpy.typing import NDArray
 
-from physnet_ase.commands.structure_files import read_structure
+from physnet_ase.commands.structure_files import read_frames, read_structure
 from physnet_ase.molecules import check_structure
 from physnet_ase.state import ElectronicState, is_possible, resolve_state
 from physnet_training.label.calculators import Method
@@ -377,7 +376,10 @@ def smiles_structure(
 
 def _from_file_or_name(source: str, own_states: bool) -> Iterator[Structure]:
     known = Path(source).exists()
-    frames = _frames(source) if known else [read_structure(source, None, None)]
+    if known:
+        frames = read_frames(source, every=True)
+    else:
+        frames = [read_structure(source, None, None)]
     named = "" if known or "@" in source else source
     for row, atoms in enumerate(frames):
         try:
@@ -388,19 +390,6 @@ def _from_file_or_name(source: str, own_states: bool) -> Iterator[Structure]:
         bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
         name = named or str(atoms.info.get("name", "")) or atoms.get_chemical_formula()
         yield Structure(name, source, bare.numbers, bare, state=state)
-
-
-def _frames(source: str) -> list[Atoms]:
-    try:
-        frames = ase.io.read(source, index=":")
-    # ASE's readers raise anything at all on a damaged file.
-    except Exception as error:
-        raise ValueError(
-            f"{source}: ASE cannot read this file ({type(error).__name__}: {error})"
-        ) from error
-    if not frames:
-        raise ValueError(f"{source} holds no structures")
-    return list(frames)
 
 
 @dataclass(frozen=True)
