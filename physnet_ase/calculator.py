@@ -112,7 +112,9 @@ class PhysNetCalculator(Calculator):
         if unknown:
             raise TypeError(_unknown_settings(unknown, self.default_parameters))
         self._committee = Committee.of(potential_or_path)
-        self._pair_cache = PairCache(self._committee.cutoff)
+        self._pair_cache = PairCache(
+            self._committee.cutoff, finest=self._committee.finest
+        )
         self._computed_for: tuple[Any, ...] = ()
         self._prepared: tuple[tuple[Any, ...], Batch] | None = None
         super().__init__(  # type: ignore[no-untyped-call]

@@ -48,6 +48,7 @@ class Committee:
                 f"have seen: {'; '.join(_seen(member) for member in self.members)}"
             )
         self.cutoff = max(member.config.cutoff for member in self.members)
+        self.finest = min(member.config.cutoff for member in self.members)
         self.spin_populations = all(m.config.spin_populations for m in self.members)
 
     @classmethod

@@ -119,7 +119,11 @@ def pairs_from(
 
 
 def find_pairs(
-    molecules: Molecules, cutoff: float | None, *, skin: float = 0.0
+    molecules: Molecules,
+    cutoff: float | None,
+    *,
+    skin: float = 0.0,
+    finest: float | None = None,
 ) -> Pairs:
     """All directed pairs within ``cutoff`` Å, periodic images included.
 
@@ -127,6 +131,8 @@ def find_pairs(
         molecules: Their positions and, where there are periodic ones, cells.
         cutoff: None keeps all pairs of open molecules.
         skin: Å beyond the cutoff that the list covers, to be used again.
+        finest: The shortest cutoff of several models that share the pairs: it needs the
+            most k-vectors. None: ``cutoff``.
 
     Raises:
         ValueError: Periodic molecules without a cutoff.
@@ -154,7 +160,7 @@ def find_pairs(
             pbc = molecules.values["pbc"][index].astype(bool)
             cell = ewald_cell(molecules.values["cell"][index], pbc, own)
             found = _looked_up_pairs(own, reach, cell, pbc)
-            waves = k_vectors(cell, cutoff)[None]
+            waves = k_vectors(cell, finest or cutoff)[None]
             parts.append(found._replace(waves=waves, cells=cell[None]))
         else:
             box, nowhere = np.zeros((3, 3)), np.zeros(3, bool)
@@ -282,8 +288,10 @@ def check_distances(molecules: Molecules, pairs: Pairs) -> None:
 class PairCache:
     """Reuses the pair list of one molecule until an atom has moved half the skin."""
 
-    def __init__(self, cutoff: float, skin: float = DEFAULT_SKIN) -> None:
-        self.cutoff, self.skin = cutoff, skin
+    def __init__(
+        self, cutoff: float, skin: float = DEFAULT_SKIN, finest: float | None = None
+    ) -> None:
+        self.cutoff, self.skin, self.finest = cutoff, skin, finest
         self.num_builds = 0
         self._last: tuple[Molecules, Pairs] | None = None
 
@@ -291,7 +299,9 @@ class PairCache:
         """Return pairs that hold at least those within the cutoff."""
         if self._last is not None and self._still_valid(self._last[0], molecule):
             return self._last[1]
-        pairs = evaluation_pairs(molecule, self.cutoff, skin=self.skin)
+        pairs = evaluation_pairs(
+            molecule, self.cutoff, skin=self.skin, finest=self.finest
+        )
         self._last = (molecule, pairs)
         self.num_builds += 1
         return pairs
@@ -356,10 +366,17 @@ def _unwrapped(
     return fractions @ box
 
 
-def evaluation_pairs(molecule: Molecules, cutoff: float, *, skin: float = 0.0) -> Pairs:
+def evaluation_pairs(
+    molecule: Molecules,
+    cutoff: float,
+    *,
+    skin: float = 0.0,
+    finest: float | None = None,
+) -> Pairs:
     """Pairs of one molecule for evaluations: every pair of a small open one.
 
     Its shapes then follow from its number of atoms alone, and no list grows old.
     """
     small = molecule.n_atoms[0] <= ALL_PAIRS_LIMIT and not molecule.periodic[0]
-    return find_pairs(molecule, None if small else cutoff, skin=skin)
+    reach = None if small else cutoff
+    return find_pairs(molecule, reach, skin=skin, finest=finest)

@@ -71,8 +71,9 @@ def test_stress_hessian_and_evaluate_are_means():
     calculator = PhysNetCalculator(MEMBERS, dtype="float64")
     cell = thin_cell()
     stresses = [PhysNetCalculator(m, dtype="float64").get_stress(cell) for m in MEMBERS]
+    # Members of other cutoffs share the k-vectors of the shortest, 1e-7 of Ewald's sum.
     np.testing.assert_allclose(
-        calculator.get_stress(cell), np.mean(stresses, axis=0), atol=1e-9
+        calculator.get_stress(cell), np.mean(stresses, axis=0), atol=1e-7
     )
     water = molecule("H2O")
     hessians = [

@@ -50,7 +50,7 @@ def test_unknown_preset_names_the_known_ones():
         ({"cutoff": 0.0}, "greater than 0"),
         ({"num_blocks": 0}, "greater than or equal to 1"),
         ({"max_degree": 3}, "0, 1 or 2"),
-        ({"conditioning": "none"}, "'attention' or 'embedding'"),
+        ({"conditioning": "none"}, "'attention', 'embedding' or 'local'"),
         ({"charge_embedding": 8}, "Extra inputs are not permitted"),
     ],
 )
