@@ -327,8 +327,11 @@ class SumOfCalculators(SumCalculator):
     energy. This one does not.
 
     Args:
-        calculators: Whose energies, forces and stresses are added.
+        calcs: Calculators whose energies, forces and stresses are added.
     """
+
+    def __init__(self, calcs: Sequence[Any]) -> None:
+        super().__init__(calcs)  # type: ignore[no-untyped-call]
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """List what changed for any of the members."""

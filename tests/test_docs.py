@@ -144,5 +144,9 @@ def test_api_page_holds_every_public_name():
 def test_runnable_snippets_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # what a snippet writes goes there
     namespace = {"__name__": "__main__"}
-    for number, code in enumerate(RUNNABLE.findall(page.read_text("utf-8")), start=1):
+    snippets = RUNNABLE.findall(page.read_text("utf-8"))
+    for number, code in enumerate(snippets, start=1):
         exec(compile(code, f"{page.name}, snippet {number}", "exec"), namespace)
+    # That none raised is the test; what they define shows that they ran.
+    defined = set(namespace) - {"__name__", "__builtins__"}
+    assert len(defined) >= len(snippets) > 0

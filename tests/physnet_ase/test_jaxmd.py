@@ -59,7 +59,7 @@ def open_functions(potential, atoms, **kwargs):
     return energy_fn, positions, neighbor_fn.allocate(positions)
 
 
-def three_routes_agree(potential, atoms, state, energy, forces):
+def assert_three_routes_agree(potential, atoms, state, energy, forces):
     direct = potential.evaluate(atoms, [state])[0]
     atoms = atoms.copy()
     atoms.calc = PhysNetCalculator(potential, *state)
@@ -82,7 +82,7 @@ def test_agrees_with_ase_and_direct_call_in_every_state(potential):
             positions, neighbor, total_charge=charge, spin_multiplicity=multiplicity
         )
         energies.append(float(energy))
-        three_routes_agree(
+        assert_three_routes_agree(
             potential, atoms, (charge, multiplicity), energy, -np.asarray(gradient)
         )
     assert len(set(energies)) == len(STATES)
@@ -105,7 +105,7 @@ def test_periodic_agrees_with_ase(potential, crystal, fractional):
     positions = jnp.asarray(positions, jnp.float32)
     neighbor = neighbor_fn.allocate(positions)
     energy, gradient = jax.jit(jax.value_and_grad(energy_fn))(positions, neighbor)
-    three_routes_agree(potential, crystal, (0, 1), energy, -np.asarray(gradient))
+    assert_three_routes_agree(potential, crystal, (0, 1), energy, -np.asarray(gradient))
 
 
 def test_stress_from_perturbation_is_the_stress_of_ase(potential, crystal):
@@ -141,7 +141,7 @@ def test_coulomb_reaches_beyond_the_list(potential):
     within_fragments = 3 * 2 + 4 * 3
     assert int(jnp.sum(neighbor.idx[0] < len(atoms))) == within_fragments
     energy, gradient = jax.jit(jax.value_and_grad(energy_fn))(positions, neighbor)
-    three_routes_agree(potential, atoms, (1, 2), energy, -np.asarray(gradient))
+    assert_three_routes_agree(potential, atoms, (1, 2), energy, -np.asarray(gradient))
     pull = -np.sum(np.asarray(gradient)[3:], axis=0)
     assert abs(pull[0]) > 1e-4  # eV/Å, between fragments far beyond the 4 Å cutoff
     charges = potential.evaluate(atoms, [(1, 2)], ("charges",))[0].charges
