@@ -43,7 +43,7 @@ def imports_of(path):
 
 
 def complaints_of(code):
-    """What a fresh interpreter, warnings as errors, says of code; nothing, hopefully."""
+    """What a fresh interpreter complains of, warnings included."""
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
         capture_output=True,
