@@ -236,7 +236,8 @@ class GraphBatches:
                 f"{dataset.path} holds periodic structures: graphs need a cutoff"
             )
         boxes = ("cell", "pbc") if self._periodic else ()
-        self.names = ("atomic_numbers", "positions", *self._labels, *boxes)
+        levels = ("level",) if len(dataset.levels) > 1 else ()
+        self.names = ("atomic_numbers", "positions", *self._labels, *boxes, *levels)
         self._estimated = self._periodic or (cutoff is not None and processes == 1)
         # Open molecules have all pairs i < j as long ones, periodic ones have none; a
         # mixture is sized as if all had them.

@@ -1,7 +1,7 @@
 """Errors of a model on labelled molecules, per charge and multiplicity."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from physnet_ase.energy import predicted_labels, program_for
 from physnet_ase.graph import Graph
 from physnet_ase.potential import Potential
 from physnet_ase.quantities import QUANTITIES, trained
+from physnet_ase.references import without_references
 from physnet_ase.state import ElectronicState
 from physnet_training.distinct_states import distinct_states
 from physnet_training.loading.loader import PackedMemmapLoader
@@ -18,8 +19,6 @@ from physnet_training.packed import PackedDataset
 from physnet_training.packed.reader import parts
 
 Array = NDArray[Any]
-Predict = Callable[[Graph], Mapping[str, Any]]
-"""Labels by name of a graph, as ``energy.predicted_labels`` has them."""
 _PER_ATOM = "energy_per_atom"
 _PICTURED = 20_000  # molecules whose values are kept for pictures
 
@@ -103,13 +102,20 @@ class Predictions:
             20,000 molecules or a few more: for pictures.
     """
 
-    def __init__(self, graphs: Iterable[Graph], predict: Predict) -> None:
-        """Run ``predict`` over ``graphs`` whose energy labels lack the references."""
+    def __init__(self, predicted: Iterable[tuple[Graph, Mapping[str, Any]]]) -> None:
+        """Take graphs whose energy labels lack the references, and what is predicted.
+
+        Args:
+            predicted: Each graph with labels by name, see ``energy.predicted_labels``.
+
+        Raises:
+            ValueError: There is no graph.
+        """
         self._sums = ErrorSums()
         kept: dict[str, list[Array]] = {}
         molecules = 0
-        for graph in graphs:
-            values = _values(graph, predict(graph))
+        for graph, labels in predicted:
+            values = _values(graph, labels)
             self._sums.add(values)
             if molecules < _PICTURED:
                 for name, value in values.items():
@@ -147,23 +153,37 @@ def _values(graph: Graph, predicted: Mapping[str, Any]) -> dict[str, Array]:
 def evaluate_potential(potential: Potential, loader: PackedMemmapLoader) -> Predictions:
     """Predictions of a potential on one epoch of a loader, for all labels it can give.
 
+    A molecule whose level of theory the potential has is compared at that level, all
+    others at the potential's own.
+
     Raises:
         ValueError: An element or state that the potential has not seen.
     """
-    _check_known(potential, loader.dataset, loader.indices)
+    dataset = loader.dataset
     names = [
         quantity.name
         for quantity in trained()
-        if quantity.name in loader.dataset.fields
+        if quantity.name in dataset.fields
         and (not quantity.needs or getattr(potential.config, quantity.needs))
     ]
+    parts_of: dict[Potential, list[Array]] = {}
+    own = dataset.take("level", loader.indices)
+    for level in np.unique(own).tolist():
+        known = level >= 0 and dataset.levels[level] in potential.levels
+        fitting = potential.level(dataset.levels[level]) if known else potential
+        parts_of.setdefault(fitting, []).append(loader.indices[own == level])
 
-    def predict(graph: Graph) -> Mapping[str, Any]:
-        outputs = potential.run(graph, program_for(names))
-        return predicted_labels(outputs, graph, names)
+    def predicted() -> Iterator[tuple[Graph, Mapping[str, Any]]]:
+        for fitting, rows in parts_of.items():
+            part = loader.subset(np.sort(np.concatenate(rows)), shuffle=False)
+            for graph in part.graphs(fitting.config.cutoff):
+                outputs = fitting.run(graph, program_for(names))
+                labels = predicted_labels(outputs, graph, names)
+                yield without_references(graph, [fitting.references]), labels
 
-    graphs = loader.graphs(potential.config.cutoff)
-    return Predictions(map(potential.references.without, graphs), predict)
+    for fitting, rows in parts_of.items():
+        _check_known(fitting, dataset, np.concatenate(rows))
+    return Predictions(predicted())
 
 
 def _check_known(
