@@ -49,13 +49,18 @@ def load_potential(path_or_name: "str | Path") -> "Potential":
 
     Args:
         path_or_name: A directory with ``model.json`` and ``weights.safetensors``, or
-            one of :func:`pretrained_names`. A directory of that name goes first.
+            one of :func:`pretrained_names`. A directory of that name goes first. Behind
+            an @ may stand one of its levels of theory, see ``Potential.level``.
 
     Raises:
         FileNotFoundError: No such directory or name, or a file of it is missing.
-        ValueError: A file is damaged, see ``checkpoint.read_model``.
+        ValueError: A file is damaged, see ``checkpoint.read_model``, or the model has
+            no such level.
     """
     path = Path(path_or_name)
+    if not path.exists() and "@" in str(path_or_name):
+        model, _, level = str(path_or_name).rpartition("@")
+        return load_potential(model).level(level)
     if not path.exists():
         names = pretrained_names()
         if str(path_or_name) not in names:

@@ -89,6 +89,12 @@ def test_an_unknown_level_is_refused_by_name(trained: Potential) -> None:
         trained.level("/")
 
 
+def test_a_level_stands_behind_the_name_of_a_model(trained: Potential) -> None:
+    water = molecule("H2O")
+    cheap = load_potential(f"{trained.path}@cheap/basis")
+    assert cheap.evaluate(water).energy == trained.level("cheap").evaluate(water).energy
+
+
 def test_all_levels_are_stored_whichever_is_asked(
     trained: Potential, tmp_path: Path
 ) -> None:
