@@ -38,6 +38,25 @@ def main() -> None:
     app()
 
 
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Instead of the recipe's, such as optimizer.learning_rate=5e-4; again "
+        "for more.",
+    ),
+]
+
+
+def _show_defaults(wanted: bool) -> None:
+    if wanted:
+        from physnet_training.train.recipe import Recipe, commented
+
+        typer.echo(commented(Recipe()), nl=False)
+        raise typer.Exit
+
+
 @app.command()
 @_plain
 def train(
@@ -45,7 +64,17 @@ def train(
     out: Annotated[Path, typer.Option(help="New folder of the run.")],
     data: Data = None,
     steps: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
+    settings: Settings = None,
     assume_multiplicity: AssumeMultiplicity = None,
+    show_defaults: Annotated[
+        bool,
+        typer.Option(
+            "--show-defaults",
+            help="Print a recipe of all defaults, explained, and end.",
+            is_eager=True,
+            callback=_show_defaults,
+        ),
+    ] = False,
 ) -> None:
     """Train a recipe; the run's folder gets the model, errors and pictures."""
     from physnet_training.train.recipe import load_recipe
@@ -53,7 +82,7 @@ def train(
     from physnet_training.train.trainer import check_new, exclusive, prepare
 
     chosen = with_overrides(
-        load_recipe(recipe),
+        load_recipe(recipe, settings or ()),
         data=data or (),
         steps=steps,
         assume_multiplicity=check_lowest(assume_multiplicity),
@@ -66,14 +95,54 @@ def train(
 
 @app.command()
 @_plain
-def resume(run: Annotated[Path, typer.Argument(help="Folder of the run.")]) -> None:
+def recipe(
+    dataset: Annotated[Path, typer.Argument(help="Packed dataset.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Write it to this file, not the terminal.")
+    ] = None,
+    minutes: Annotated[
+        float, typer.Option(min=0.1, help="Time that a training may take.")
+    ] = 30.0,
+    assume_multiplicity: AssumeMultiplicity = None,
+) -> None:
+    """Write a commented recipe to start from, made for a dataset and this machine."""
+    from physnet_training.packed import PackedDataset
+    from physnet_training.train.suggest import starting_recipe
+
+    if out is not None and out.exists():
+        raise FileExistsError(f"{out} exists; choose another --out or remove it")
+    packed = PackedDataset.open(
+        dataset, assume_multiplicity=check_lowest(assume_multiplicity)
+    )
+    text = starting_recipe(packed, minutes)
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        out.write_text(text, encoding="utf-8")
+
+
+@app.command()
+@_plain
+def resume(
+    run: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Train so many steps in all: extends a run, unless its schedule is "
+            "cosine."
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Where the packed dataset was moved to.")
+    ] = None,
+) -> None:
     """Continue an interrupted run exactly where its last stored state was."""
     from physnet_training.train.trainer import exclusive, reopen
 
     if not run.is_dir():
         raise FileNotFoundError(f"{run} is no folder; name the folder of a run")
     with exclusive(run):
-        trainer = reopen(run)
+        trainer = reopen(run, steps=steps, data=data)
         typer.echo(f"resuming {run} at step {int(trainer.state.step)}")
         _finish(trainer)
 
@@ -96,6 +165,16 @@ def _finish(trainer: Any) -> None:
         if part in report:
             console.print(error_table(f"{part} errors", report[part]))
     console.print(data_line(report["data"]))
+    if trainer.stopped_early:
+        console.print(
+            f"stopped early at step {report['steps']}: no better validation in "
+            f"{trainer.waits}"
+        )
+    for retreat in trainer.guard.retreats:
+        console.print(
+            f"went back from step {retreat['step']} to {retreat['back_to']} at "
+            f"{retreat['rate']:g} of the learning rate: {retreat['reason']}"
+        )
     console.print(f"{report['seconds']:.0f} s; model: {out / 'model'}")
 
 
