@@ -1,6 +1,7 @@
 """Runs that are extended, moved, stopped early, brought back to sense or damaged."""
 
 import errno
+import json
 import logging
 import shutil
 from collections.abc import Callable
@@ -29,13 +30,14 @@ TINY = {
 
 def make_recipe(**optimizer: Any) -> Recipe:
     options = {"steps": 10, "batch_size": 4, "warmup_steps": 2, "validate_every": 4}
-    options |= {"learning_rate": 1e-2}
+    options |= {"learning_rate": 1e-2, "schedule": "cosine"} | optimizer
     return recipe_from(
         {
             "model": TINY,
             "split": {"train_fraction": 0.7},
-            "loss": {"forces": 0.0, "dipole": 0.0, "charges": 0.0, "stress": 0.0},
-            "optimizer": options | optimizer,
+            # it acts where the decay does, and is no obstacle to more steps
+            "loss": {"late_energy": 3.0 if options["schedule"] == "wsd" else 1.0},
+            "optimizer": options,
         },
         "test",
     )
@@ -111,6 +113,29 @@ def test_plateau_slows_down_and_patience_ends(source: Path, tmp_path: Path) -> N
     again = reopen(tmp_path / "run")
     assert again.stopped_early
     assert again.guard.rate == 0.25
+
+
+def test_a_run_that_diverges_once_goes_on_at_half_the_rate(
+    source: Path, tmp_path: Path
+) -> None:
+    trainer = start(source, tmp_path / "run", make_recipe())
+    step, poison = trainer.functions.step, [6]
+
+    def poisoned(state: Any, graph: Any, rate: Any) -> Any:
+        state, metrics = step(state, graph, rate)
+        if poison == [int(state.step)]:
+            poison.clear()
+            metrics["loss"] = np.float32(np.nan)
+        return state, metrics
+
+    trainer.functions = trainer.functions._replace(step=poisoned)
+    trainer.run()
+    assert int(trainer.state.step) == 10
+    lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [4, 8, 10]
+    [retreat] = json.loads(lines[-1])["retreats"]
+    assert (retreat["step"], retreat["back_to"], retreat["rate"]) == (8, 4, 0.5)
+    assert reopen(tmp_path / "run").guard.rate == 0.5
 
 
 def test_a_damaged_state_falls_back_to_the_one_before(

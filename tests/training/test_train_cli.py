@@ -51,7 +51,19 @@ def test_convert_train_evaluate_inspect(packed: Path, tmp_path: Path) -> None:
         app, ["evaluate", str(run / "model"), str(packed), "--json", str(errors)]
     )
     assert done.exit_code == 0, done.output
-    assert json.loads(errors.read_text())["errors"][0]["molecules"] == 491
+    packed_report = json.loads(errors.read_text())
+    assert packed_report["errors"][0]["molecules"] == 491
+    worst = packed_report["worst"]["energy"]
+    sizes = [row["error_ev"] for row in worst]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(sizes) == 10
+    assert "largest errors" in done.output
+    raw = str(DATA / "ladders.npz")  # any source that convert takes
+    done = runner.invoke(
+        app, ["evaluate", str(run / "model"), raw, "--json", str(errors)]
+    )
+    assert done.exit_code == 0, done.output
+    assert json.loads(errors.read_text())["worst"]["energy"] == worst
     done = runner.invoke(app, ["inspect", str(packed), "--verify", "--json"])
     assert done.exit_code == 0, done.output
     content = json.loads(done.stdout)

@@ -1,6 +1,7 @@
 """The command ``physnet-train``. Heavy imports wait until a command needs them."""
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -182,7 +183,9 @@ def _finish(trainer: Any) -> None:
 @_plain
 def evaluate(
     model: Annotated[str, typer.Argument(help="Model directory or pretrained name.")],
-    dataset: Annotated[Path, typer.Argument(help="Packed dataset.")],
+    dataset: Annotated[
+        Path, typer.Argument(help="Packed dataset, or a file that convert takes.")
+    ],
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the errors to this file.")
     ] = None,
@@ -190,26 +193,34 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1)] = 128,
     assume_multiplicity: AssumeMultiplicity = None,
 ) -> None:
-    """Errors of a model on a packed dataset, per charge and multiplicity."""
+    """Errors of a model on labelled molecules, per charge and multiplicity."""
     from rich.console import Console
 
     from physnet_ase.potential import load_potential
     from physnet_training.loading.loader import PackedMemmapLoader
-    from physnet_training.packed import PackedDataset
-    from physnet_training.train.display import error_table
+    from physnet_training.train.display import error_table, worst_table
     from physnet_training.train.evaluate import evaluate_potential
     from physnet_training.train.plots import plot_parity
+    from physnet_training.train.run import open_sources
 
     potential = load_potential(model)
-    packed = PackedDataset.open(
-        dataset, assume_multiplicity=check_lowest(assume_multiplicity)
-    )
-    loader = PackedMemmapLoader(packed, batch_size, shuffle=False)
-    predictions = evaluate_potential(potential, loader)
-    errors = predictions.errors()
+    with tempfile.TemporaryDirectory(prefix="physnet-evaluate-") as folder:
+        packed = open_sources(
+            [dataset], Path(folder) / "packed", check_lowest(assume_multiplicity)
+        )
+        loader = PackedMemmapLoader(packed, batch_size, shuffle=False)
+        predictions = evaluate_potential(potential, loader)
+    errors, worst = predictions.errors(), predictions.worst.rows(loader.indices)
     if parity is not None:
         plot_parity(predictions, parity)
     if json_file is not None:
-        content = {"model": model, "dataset": str(dataset), "errors": errors}
+        content = {
+            "model": model,
+            "dataset": str(dataset),
+            "errors": errors,
+            "worst": worst,
+        }
         json_file.write_text(json.dumps(content, indent=2) + "\n")
-    Console().print(error_table(f"{model} on {dataset}", errors))
+    console = Console()
+    console.print(error_table(f"{model} on {dataset}", errors))
+    console.print(worst_table(worst))

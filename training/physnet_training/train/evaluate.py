@@ -21,6 +21,7 @@ Array = NDArray[Any]
 Predict = Callable[[Graph], Mapping[str, Any]]
 """Labels by name of a graph, as ``energy.predicted_labels`` has them."""
 _PER_ATOM = "energy_per_atom"
+_WORST = 10  # molecules listed for each quantity
 _PICTURED = 20_000  # molecules whose values are kept for pictures
 
 
@@ -95,22 +96,67 @@ class ErrorSums:
         return row
 
 
+class Worst:
+    """The molecules with the largest errors of each quantity."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, list[tuple[float, int, int, int]]] = {}
+
+    def add(self, values: Mapping[str, Array], first: int) -> None:
+        """Add molecules; ``first`` is the number of the first one in the order."""
+        starts = np.cumsum(values["size"]) - values["size"]
+        for name in values.keys() & QUANTITIES.keys():
+            error = np.abs(values[name] - values[f"{name}_label"])
+            error = np.nan_to_num(error.reshape(len(error), -1)).max(axis=1)
+            if QUANTITIES[name].per_atom:
+                error = np.maximum.reduceat(error, starts)
+            places = np.argsort(error)[-_WORST:].tolist()
+            found = [
+                (float(error[p]), first + p, *map(int, values["state"][p]))
+                for p in places
+                if error[p] > 0
+            ]
+            kept = self._kept.setdefault(name, [])
+            self._kept[name] = sorted([*kept, *found], reverse=True)[:_WORST]
+
+    def rows(self, molecules: Array) -> dict[str, list[dict[str, Any]]]:
+        """Quantity -> its worst molecules: number in the dataset, state, error.
+
+        Args:
+            molecules: Number in the dataset of each molecule, in the order.
+        """
+        return {
+            name: [
+                {
+                    "molecule": int(molecules[place]),
+                    "charge": charge,
+                    "multiplicity": spin,
+                    f"error_{QUANTITIES[name].error_unit}": error,
+                }
+                for error, place, charge, spin in kept
+            ]
+            for name, kept in self._kept.items()
+        }
+
+
 class Predictions:
     """Errors of predictions, and the values themselves of the first molecules.
 
     Attributes:
+        worst: The molecules with the largest errors.
         values: Predicted and reference values in float64, NaN = no label, of the first
             20,000 molecules or a few more: for pictures.
     """
 
     def __init__(self, graphs: Iterable[Graph], predict: Predict) -> None:
         """Run ``predict`` over ``graphs`` whose energy labels lack the references."""
-        self._sums = ErrorSums()
+        self._sums, self.worst = ErrorSums(), Worst()
         kept: dict[str, list[Array]] = {}
         molecules = 0
         for graph in graphs:
             values = _values(graph, predict(graph))
             self._sums.add(values)
+            self.worst.add(values, molecules)
             if molecules < _PICTURED:
                 for name, value in values.items():
                     kept.setdefault(name, []).append(value)

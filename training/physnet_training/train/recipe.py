@@ -101,8 +101,19 @@ class LossConfig(BaseModel):
     nonhierarchicality: float = Field(
         0.01, ge=0, description="keeps the contributions of later blocks small"
     )
+    kind: Literal["l1", "huber", "squared"] = Field(
+        "l1",
+        description="how an error counts: by its size, quadratically below "
+        "huber_delta, by its square",
+    )
     huber_delta: float = Field(
-        0.0, ge=0, description="errors below it count quadratically; 0 is plain |error|"
+        0.0, ge=0, description="errors below it count quadratically in huber"
+    )
+    late_energy: float = Field(
+        1.0,
+        gt=0,
+        description="factor on the energy's weight in the last decay_fraction of the "
+        "steps; for the schedules cosine and wsd",
     )
 
     @model_validator(mode="before")
@@ -113,6 +124,11 @@ class LossConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check_weights(self) -> "LossConfig":
+        if (self.kind == "huber") != (self.huber_delta > 0):
+            raise ValueError(
+                "kind = 'huber' and a huber_delta above 0 belong together, got "
+                f"{self.kind!r} and {self.huber_delta}"
+            )
         known = [q.name for q in trained()]
         for name, weight in self.__pydantic_extra__.items():
             if name not in known:
@@ -148,7 +164,7 @@ class OptimizerConfig(_Section):
     )
     warmup_steps: int = Field(500, ge=0, description="linear rise at the start")
     decay_fraction: float = Field(
-        0.2, gt=0, le=1, description="last part of the steps in which wsd decays"
+        0.2, gt=0, le=1, description="last part of the steps: wsd decays there"
     )
     plateau_patience: int = Field(
         5, ge=1, description="validations without a better one before plateau halves"
@@ -175,8 +191,12 @@ class OptimizerConfig(_Section):
         """The step up to which learning rates do not depend on ``steps``."""
         if self.schedule == "cosine":
             return 0
-        decay = round(self.decay_fraction * self.steps)
-        return self.steps - decay if self.schedule == "wsd" else self.steps
+        return self.late_start if self.schedule == "wsd" else self.steps
+
+    @property
+    def late_start(self) -> int:
+        """The step at which the last ``decay_fraction`` begins."""
+        return self.steps - round(self.decay_fraction * self.steps)
 
 
 class Recipe(_Section):
@@ -190,6 +210,16 @@ class Recipe(_Section):
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
     loss: LossConfig = Field(default_factory=LossConfig)
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+
+    @model_validator(mode="after")
+    def _check_late_energy(self) -> "Recipe":
+        schedule = self.optimizer.schedule
+        if self.loss.late_energy != 1.0 and schedule not in ("cosine", "wsd"):
+            raise ValueError(
+                "loss.late_energy needs an end to be late before: set "
+                f"optimizer.schedule to 'cosine' or 'wsd', not {schedule!r}"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -113,8 +113,9 @@ def finish(
     """Run a trainer to its end, draw its pictures, evaluate the test part.
 
     Returns:
-        The report, also written to ``evaluation.json``: errors per state on the
-        validation and (where there is one) on the test part, steps and seconds.
+        The report, also written to ``evaluation.json``: errors per state and the worst
+        molecules of the validation and (where there is one) the test part, steps and
+        seconds.
     """
     out = trainer.out
     potential = load_potential(trainer.run(on_progress))
@@ -131,6 +132,7 @@ def finish(
             part = loader.subset(rows, shuffle=False)
             predictions = evaluate_potential(potential, part)
             report[name] = predictions.errors()
+            report[f"{name}_worst"] = predictions.worst.rows(rows)
             plot_parity(predictions, out / f"parity_{name}.png")
     plot_history(out / "history.jsonl", out / "learning_curve.png")
     (out / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")

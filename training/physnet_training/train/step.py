@@ -123,11 +123,19 @@ def build(recipe: Recipe, params: Params, labels: Sequence[str]) -> Trainable:
         outputs = PROGRAMS[program_for(labels)](config, unravel(weights), graph)
         return outputs, predicted_labels(outputs, graph, labels)
 
-    def loss_fn(weights: jax.Array, graph: Graph) -> tuple[jax.Array, dict[str, Any]]:
+    def loss_fn(
+        weights: jax.Array, graph: Graph, count: jax.Array
+    ) -> tuple[jax.Array, dict[str, Any]]:
         outputs, predicted = predict_labels(weights, graph)
         penalty = outputs["nonhierarchicality"]
         parts = loss_terms(recipe.loss, predicted, penalty, graph)
-        return total_loss(recipe.loss, parts), parts
+        total = total_loss(recipe.loss, parts)
+        metrics = {"loss": total, **parts}  # comparable from start to end
+        if recipe.loss.late_energy != 1.0 and "energy" in parts:
+            late = count >= recipe.optimizer.late_start
+            more = recipe.loss.weight("energy") * (recipe.loss.late_energy - 1.0)
+            total = total + jnp.where(late, more, 0.0) * parts["energy"]
+        return total, metrics
 
     def averaged(
         state: TrainState, weights: jax.Array, moments: Any, count: jax.Array
@@ -141,8 +149,8 @@ def build(recipe: Recipe, params: Params, labels: Sequence[str]) -> Trainable:
     def step(
         state: TrainState, graph: Graph, rate: jax.Array
     ) -> tuple[TrainState, dict[str, Any]]:
-        (loss, parts), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.weights, graph
+        (_, metrics), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.weights, graph, state.step
         )
         updates, moments = optimizer.update(
             gradient, state.optimizer, state.weights, rate=rate
@@ -150,11 +158,7 @@ def build(recipe: Recipe, params: Params, labels: Sequence[str]) -> Trainable:
         weights = optax.apply_updates(state.weights, updates)
         count = state.step + 1
         average = averaged(state, weights, moments, count)
-        metrics = {
-            "loss": loss,
-            "gradient_norm": jnp.linalg.norm(gradient),
-            **parts,
-        }
+        metrics["gradient_norm"] = jnp.linalg.norm(gradient)
         return TrainState(count, weights, average, moments), metrics
 
     def predict(weights: Any, graph: Graph) -> dict[str, jax.Array]:

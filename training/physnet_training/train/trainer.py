@@ -224,14 +224,15 @@ class Trainer:
                 "or lower optimizer.learning_rate; the last good state is in "
                 f"{self.out / 'state'}"
             ) from trouble
-        guard, seconds, waited = self.guard, self.seconds, self.waited
+        guard, seconds, waited = self.guard.state(), self.seconds, self.waited
         failed = int(self.state.step)
         step = self.restore()
-        self.guard, self.seconds, self.waited = guard, seconds, waited
-        guard.retreat(failed, step, str(trouble))
+        self.guard.restore(guard)  # what it has seen must not be forgotten
+        self.seconds, self.waited = seconds, waited
+        self.guard.retreat(failed, step, str(trouble))
         logger.warning(
             "%s; going back to step %d with %.3g of the learning rate",
-            *(trouble, step, guard.rate),
+            *(trouble, step, self.guard.rate),
         )
 
     def _pair_graph(self, number: int) -> Graph | None:
