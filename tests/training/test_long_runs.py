@@ -125,7 +125,7 @@ def test_a_run_that_diverges_once_goes_on_at_half_the_rate(
         state, metrics = step(state, graph, rate)
         if poison == [int(state.step)]:
             poison.clear()
-            metrics["loss"] = np.float32(np.nan)
+            metrics["loss"] = np.nan * metrics["loss"]
         return state, metrics
 
     trainer.functions = trainer.functions._replace(step=poisoned)
