@@ -96,6 +96,45 @@ def train(
 
 @app.command()
 @_plain
+def finetune(
+    model: Annotated[str, typer.Argument(help="Model directory or pretrained name.")],
+    dataset: Annotated[
+        Path, typer.Argument(help="Packed dataset, or a file that convert takes.")
+    ],
+    out: Annotated[Path, typer.Option(help="New folder of the run.")],
+    freeze: Annotated[
+        str, typer.Option(help="nothing, or trunk: only the outputs learn.")
+    ] = "nothing",
+    steps: Annotated[
+        int | None, typer.Option(help="Length; default: 200 passes over the data.")
+    ] = None,
+    settings: Settings = None,
+    assume_multiplicity: AssumeMultiplicity = None,
+) -> None:
+    """Teach a trained model new data: its weights, their references, a low rate."""
+    from physnet_training.train.recipe import recipe_from, with_settings
+    from physnet_training.train.run import open_sources, with_overrides
+    from physnet_training.train.start import with_architecture
+    from physnet_training.train.suggest import finetune_content
+    from physnet_training.train.trainer import check_new, exclusive, prepare
+
+    check_new(out)
+    lowest = check_lowest(assume_multiplicity)
+    with exclusive(out):
+        packed = open_sources([dataset], out / "dataset", lowest)
+        content = finetune_content(model, packed, freeze)
+        content = with_architecture(with_settings(content, settings or ()), Path())
+        chosen = with_overrides(
+            recipe_from(content, "finetune"),
+            data=[dataset],
+            steps=steps,
+            assume_multiplicity=lowest,
+        )
+        _finish(prepare(chosen, packed, out))
+
+
+@app.command()
+@_plain
 def recipe(
     dataset: Annotated[Path, typer.Argument(help="Packed dataset.")],
     out: Annotated[

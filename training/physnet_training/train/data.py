@@ -41,7 +41,11 @@ def dataset_fingerprint(dataset: PackedDataset) -> str:
 
 
 def dataset_references(
-    dataset: PackedDataset, rows: NDArray[np.int64], *, additive: bool = False
+    dataset: PackedDataset,
+    rows: NDArray[np.int64],
+    *,
+    additive: bool = False,
+    less: NDArray[np.float64] | None = None,
 ) -> tuple[References, float]:
     """References of some molecules, and the size (eV per atom) of what is left.
 
@@ -49,6 +53,8 @@ def dataset_references(
         dataset: Where they are.
         rows: Those that train.
         additive: Constants of states that far fragments add up to.
+        less: Energies to take off before, NaN where a molecule does not take part:
+            those of a network that is there already. [molecules of the dataset] eV
     """
     numbers: set[int] = set()
     states: Counter[tuple[int, int]] = Counter()
@@ -60,7 +66,11 @@ def dataset_references(
     def batches() -> Iterator[Molecules]:
         for some in parts(rows):
             names = ("atomic_numbers", "energy")
-            yield read_batches(dataset, [some], names, whole_states=True)[0]
+            batch = read_batches(dataset, [some], names, whole_states=True)[0]
+            if less is not None:
+                rest = batch.values["energy"] - less[batch.rows]
+                batch = batch.with_values(energy=rest)
+            yield batch
 
     counts = {ElectronicState(*pair): count for pair, count in states.items()}
     references, left = References.fit(batches(), numbers, counts, additive=additive)

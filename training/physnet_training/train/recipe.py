@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from physnet_ase.config import ModelConfig, resolve_config
 from physnet_ase.quantities import QUANTITIES, trained
+from physnet_training.train.start import with_architecture
 
 
 class _Section(BaseModel):
@@ -28,6 +29,25 @@ class DataConfig(_Section):
     assume_multiplicity: Literal["lowest"] | None = Field(
         None, description="for data without spin: take the lowest of the right parity"
     )
+
+
+class StartConfig(_Section):
+    """What a training starts from: random weights, or those of a checkpoint."""
+
+    model: str | None = Field(
+        None,
+        description="model directory, relative to the recipe, or pretrained name to "
+        "fine-tune; it brings the architecture",
+    )
+    freeze: Literal["nothing", "trunk"] = Field(
+        "nothing", description="trunk: only the output blocks, scales and shifts learn"
+    )
+
+    @model_validator(mode="after")
+    def _check_freeze(self) -> "StartConfig":
+        if self.freeze != "nothing" and self.model is None:
+            raise ValueError(f"freeze = {self.freeze!r} needs a start.model")
+        return self
 
 
 class SplitConfig(_Section):
@@ -205,6 +225,7 @@ class Recipe(_Section):
     name: str = Field("untitled", description="stands in model.json")
     description: str = Field("", description="what the model is for, in model.json")
     data: DataConfig = Field(default_factory=DataConfig)
+    start: StartConfig = Field(default_factory=StartConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
     split: SplitConfig = Field(default_factory=SplitConfig)
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
@@ -330,7 +351,8 @@ def load_recipe(path: "str | Path", settings: Sequence[str] = ()) -> Recipe:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid TOML: {error}") from error
     origin = f"{path} with {', '.join(settings)}" if settings else path
-    recipe = recipe_from(with_settings(content, settings), origin)
+    content = with_architecture(with_settings(content, settings), path.parent)
+    recipe = recipe_from(content, origin)
     sources = tuple(str((path.parent / s).resolve()) for s in recipe.data.sources)
     update: dict[str, BaseModel] = {
         "data": recipe.data.model_copy(update={"sources": sources})

@@ -19,6 +19,7 @@ from physnet_ase.graph import Graph
 from physnet_ase.quantities import trained
 from physnet_training.train.loss import loss_terms, total_loss
 from physnet_training.train.recipe import OptimizerConfig, Recipe
+from physnet_training.train.start import outputs_only
 
 
 class TrainState(NamedTuple):
@@ -111,6 +112,9 @@ def build(recipe: Recipe, params: Params, labels: Sequence[str]) -> Trainable:
         labels: What is trained, see :func:`trained_labels`.
     """
     flat, unravel = ravel_pytree(jax.tree.map(jnp.asarray, params))
+    learns: Any = 1.0
+    if recipe.start.freeze == "trunk":
+        learns = ravel_pytree(jax.tree.map(jnp.asarray, outputs_only(params)))[0]
     optimizer, config = make_optimizer(recipe.optimizer), recipe.model
     # a copy: the step donates its input, which must not be the average's buffer
     start = TrainState(
@@ -144,7 +148,8 @@ def build(recipe: Recipe, params: Params, labels: Sequence[str]) -> Trainable:
             return optax.contrib.schedule_free_eval_params(moments, weights)
         # early averages forget faster, so the start does not linger in short runs
         decay = jnp.minimum(recipe.optimizer.ema_decay, (1.0 + count) / (10.0 + count))
-        return decay * state.average + (1.0 - decay) * weights
+        # of this form, so that weights that do not change have themselves as average
+        return state.average + (1.0 - decay) * (weights - state.average)
 
     def step(
         state: TrainState, graph: Graph, rate: jax.Array
@@ -152,10 +157,12 @@ def build(recipe: Recipe, params: Params, labels: Sequence[str]) -> Trainable:
         (_, metrics), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
             state.weights, graph, state.step
         )
+        # both: neither the norm of the gradient nor weight decay sees the frozen ones
+        gradient = learns * gradient
         updates, moments = optimizer.update(
-            gradient, state.optimizer, state.weights, rate=rate
+            gradient, state.optimizer, state.weights, rate=learns * rate
         )
-        weights = optax.apply_updates(state.weights, updates)
+        weights = optax.apply_updates(state.weights, learns * updates)
         count = state.step + 1
         average = averaged(state, weights, moments, count)
         metrics["gradient_norm"] = jnp.linalg.norm(gradient)

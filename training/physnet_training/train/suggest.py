@@ -3,6 +3,7 @@
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,6 +29,8 @@ _MEASURED_SECONDS = 5.0
 _MOST_EPOCHS = 4000
 """Passes over the data after which nothing is to be gained by more."""
 _REST = 0.85  # of the time is for steps; compiling, validating and saving need some
+_EPOCHS, _FINETUNE_STEPS, _FINETUNE_RATE = 200, (1_000, 20_000), 3e-4
+"""Of a fine-tuning: passes over the data, bounds of its steps, learning rate."""
 _SAMPLE = 2000  # molecules looked at for their extent
 
 
@@ -49,19 +52,13 @@ def suggest(dataset: PackedDataset, seconds_per_step: float, minutes: float) -> 
             "with its spin, or give --assume-multiplicity lowest"
         )
     charges, spins = (sorted({s[place] for s in states}) for place in (0, 1))
-    compositions = _compositions(dataset)
-    several = len(states) > 1
-    single = compositions == 1 and not several
-    count = len(dataset)
-    batch = int(np.clip(2 ** round(np.log2(max(count / 30, 1))), 4, 32))
+    single = _single(dataset)
+    batch = _batch_size(dataset)
     steps = 20_000
     if seconds_per_step > 0:
         steps = int(60 * minutes * _REST / seconds_per_step)
-        steps = min(steps, _MOST_EPOCHS * count // batch)
-        digits = 10 ** max(len(str(steps)) - 2, 0)
-        steps = max(steps // digits * digits, 100)
+        steps = max(_rounded(min(steps, _MOST_EPOCHS * len(dataset) // batch)), 100)
     small = PRESETS["small"]
-    labels = {name for name, number in dataset.labels.items() if number}
     content = {
         "name": Path(dataset.path).name,
         "data": {
@@ -75,23 +72,63 @@ def suggest(dataset: PackedDataset, seconds_per_step: float, minutes: float) -> 
             "charge_range": [min(charges[0], 0), max(charges[-1], 0)],
             "spin_range": [1, spins[-1]],
             "electrostatics": not single or charges != [0],
-            "spin_populations": "spin_populations" in labels,
+            "spin_populations": "spin_populations" in dataset.labels,
         },
-        "split": {"kind": "geometry" if several else "molecule"},
-        "loss": {
-            q.name: 50.0 if single and q.name == "forces" else q.loss_weight
-            for q in trained()
-            if q.name in labels
-        },
-        "optimizer": {
-            "steps": steps,
-            "batch_size": batch,
-            "schedule": "wsd",
-            "warmup_steps": min(500, max(steps // 20, 1)),
-            "validate_every": max(steps // 20, 1),
-        },
+        "split": _split(dataset),
+        "loss": _loss(dataset),
+        "optimizer": {"batch_size": batch, "schedule": "wsd", **_lengths(steps)},
     }
     return recipe_from(content, "the suggested recipe")
+
+
+def finetune_content(model: str, dataset: PackedDataset, freeze: str) -> dict[str, Any]:
+    """The content of a recipe that fine-tunes a checkpoint on a dataset.
+
+    Args:
+        model: Directory or pretrained name.
+        dataset: Its molecules.
+        freeze: As ``start.freeze``.
+    """
+    batch = _batch_size(dataset)
+    steps = int(np.clip(_EPOCHS * len(dataset) // batch, *_FINETUNE_STEPS))
+    return {
+        "name": f"{Path(model).name}-finetuned",
+        "start": {"model": model, "freeze": freeze},
+        "split": _split(dataset),
+        "loss": _loss(dataset),
+        "optimizer": {
+            "batch_size": batch,
+            "learning_rate": _FINETUNE_RATE,
+            **_lengths(_rounded(steps)),
+        },
+    }
+
+
+def _rounded(steps: int) -> int:
+    digits = 10 ** max(len(str(steps)) - 2, 0)
+    return steps // digits * digits
+
+
+def _lengths(steps: int) -> dict[str, int]:
+    part = max(steps // 20, 1)
+    return {"steps": steps, "warmup_steps": min(500, part), "validate_every": part}
+
+
+def _batch_size(dataset: PackedDataset) -> int:
+    return int(np.clip(2 ** round(np.log2(max(len(dataset) / 30, 1))), 4, 32))
+
+
+def _split(dataset: PackedDataset) -> dict[str, str]:
+    return {"kind": "geometry" if len(dataset.states) > 1 else "molecule"}
+
+
+def _loss(dataset: PackedDataset) -> dict[str, Any]:
+    single = _single(dataset)
+    return {
+        q.name: 50.0 if single and q.name == "forces" else q.loss_weight
+        for q in trained()
+        if q.name in dataset.labels
+    }
 
 
 def measure(recipe: Recipe, dataset: PackedDataset) -> float:
@@ -131,9 +168,11 @@ def starting_recipe(dataset: PackedDataset, minutes: float) -> str:
     return head + "\n" + commented(recipe, only=[*_KEYS, *weights])
 
 
-def _compositions(dataset: PackedDataset) -> int:
-    """How many different sums of atoms there are; 2 stands for more than one."""
+def _single(dataset: PackedDataset) -> bool:
+    """Whether all are one molecule, by its sum of atoms, in one state."""
     first = None
+    if len(dataset.states) > 1:
+        return False
     for rows in parts(range(len(dataset))):
         owner = np.repeat(np.arange(len(rows)), dataset.n_atoms[rows])
         numbers = dataset.take("atomic_numbers", dataset.atom_rows(rows))
@@ -141,8 +180,8 @@ def _compositions(dataset: PackedDataset) -> int:
         np.add.at(table, (owner, numbers), 1)
         first = table[0] if first is None else first
         if (table != first).any():
-            return 2
-    return 1
+            return False
+    return True
 
 
 def _extent(dataset: PackedDataset) -> float:

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,8 @@ from filelock import FileLock, Timeout
 
 from physnet_ase.graph import Graph
 from physnet_ase.network.initial import initial_parameters, starting_parameters
-from physnet_ase.potential import Potential
+from physnet_ase.potential import Potential, load_potential
+from physnet_ase.references import References
 from physnet_training.loading.loader import PackedMemmapLoader
 from physnet_training.loading.pairs import SeparatedPairs
 from physnet_training.loading.prefetch import Feed
@@ -35,6 +37,7 @@ from physnet_training.train.evaluate import Predictions
 from physnet_training.train.guard import MOST_RETREATS, Diverged, Guard
 from physnet_training.train.recipe import Recipe, recipe_from
 from physnet_training.train.split import SPLIT_FILE, Split, make_split
+from physnet_training.train.start import START_FOLDER, check_start
 from physnet_training.train.store import RunStore, Stored, full_disk_is_said
 
 CHECK_EVERY = 50
@@ -44,6 +47,7 @@ CHECK_EVERY = 50
 STORE_SECONDS = 600.0
 """A state is stored when the last one is older than this, validation or not."""
 RECIPE_FILE, LOCK_FILE = "recipe.json", "run.lock"
+_MOST_ASKED = 20_000  # training molecules that the references of a start are fitted to
 logger = logging.getLogger(__name__)
 
 
@@ -74,7 +78,8 @@ class Trainer:
     """Runs a recipe on a dataset into a folder, or continues one there.
 
     The folder holds ``recipe.json``, ``split.npz``, ``history.jsonl``, ``state/``
-    (everything needed to continue exactly), ``before_decay/`` (the same where a longer
+    (everything needed to continue exactly), ``start/`` (what a fine-tuning started
+    from), ``before_decay/`` (the same where a longer
     run branches off) and ``model/`` (the averaged weights with the lowest validation
     loss).
     """
@@ -95,11 +100,6 @@ class Trainer:
         )
         self.loader = whole.subset(split.train)
         self.validation = whole.subset(split.validation, shuffle=False)
-        self.references, scale = dataset_references(
-            dataset, split.train, additive=recipe.model.conditioning == "local"
-        )
-        check_states(dataset, split.validation, self.references, recipe.model)
-        self.metadata = describe(recipe, dataset, split, self.references)
         self.fingerprint = dataset_fingerprint(dataset)
         labels = step_module.trained_labels(recipe, dataset.fields)
         if not labels:
@@ -108,12 +108,17 @@ class Trainer:
                 f"{dataset.path} holds {there}, none of which has a weight in [loss]; "
                 "nothing would be learned"
             )
-        graph = next(self.validation.graphs(recipe.model.cutoff))._replace(labels=None)
-        self.validation.restore(self.validation.state() | {"epoch": 0, "index": 0})
-        params = initial_parameters(recipe.model, graph, options.seed)
-        self.functions = step_module.build(
-            recipe, starting_parameters(params, scale), labels
-        )
+        build = partial(step_module.build, recipe, labels=labels)
+        if recipe.start.model is None:
+            self.references, scale = self._fit_references()
+            self.functions = build(self._first_parameters(scale))
+        else:
+            start = load_potential(out / START_FOLDER)
+            check_start(start, dataset, split.train)
+            self.functions = build(start.params)
+            self.references, _ = self._fit_references(self._network_energies())
+        check_states(dataset, split.validation, self.references, recipe.model)
+        self.metadata = describe(recipe, dataset, split, self.references)
         self.state = self.functions.start
         self.best: float | None = None
         self.waits = 0  # validations since then
@@ -128,6 +133,40 @@ class Trainer:
         self._store = RunStore(out / "state")
         self._branch = RunStore(out / "before_decay")
         self._stored_at = time.monotonic()
+
+    def _fit_references(
+        self, less: "np.ndarray | None" = None
+    ) -> tuple[References, float]:
+        local = self.recipe.model.conditioning == "local"
+        return dataset_references(
+            self.dataset, self.split.train, additive=local, less=less
+        )
+
+    def _first_parameters(self, scale: float) -> Any:
+        """Those of a training from scratch."""
+        recipe = self.recipe
+        graph = next(self.validation.graphs(recipe.model.cutoff))._replace(labels=None)
+        self.validation.restore(self.validation.state() | {"epoch": 0, "index": 0})
+        params = initial_parameters(recipe.model, graph, recipe.optimizer.seed)
+        return starting_parameters(params, scale)
+
+    def _network_energies(self) -> np.ndarray:
+        """What the first weights say of training molecules, without references.
+
+        [molecules of the dataset] eV, NaN where they were not asked, or do not learn
+        energies.
+        """
+        rows = self.split.train[:: -(-len(self.split.train) // _MOST_ASKED)]
+        loader, place = self.loader.subset(np.sort(rows), shuffle=False), 0
+        energies = np.full(len(self.dataset), np.nan)
+        for graph in loader.graphs(self.recipe.model.cutoff):
+            predicted = self.functions.predict(self.functions.start.weights, graph)
+            if "energy" not in predicted:
+                return np.zeros(len(self.dataset))
+            own = np.asarray(predicted["energy"], np.float64)[graph.molecule_mask]
+            energies[loader.indices[place : place + len(own)]] = own
+            place += len(own)
+        return energies
 
     def potential(self) -> Potential:
         """The averaged weights of this moment as a potential."""
@@ -333,9 +372,14 @@ class Trainer:
                 "data_sha256": self.fingerprint,
                 "recipe": self.recipe.model_dump(
                     mode="json",
-                    exclude={"model": True, "data": True, "sampling": {"weights"}},
+                    exclude={
+                        **{"model": True, "data": True},
+                        **{"sampling": {"weights"}, "start": {"model"}},
+                    },
                 ),
             }
+            if (start := self.recipe.start.model) is not None:
+                training["started_from"] = Path(start).name
             metadata = self.metadata.model_copy(
                 update={"training": training, "validation_errors": table}
             )
@@ -544,6 +588,8 @@ def prepare(
     # What an attempt left that ended before its recipe was written.
     shutil.rmtree(out / "state", ignore_errors=True)
     split = split or make_split(dataset, recipe.split)
+    if recipe.start.model is not None:
+        load_potential(recipe.start.model).save(out / START_FOLDER)
     trainer = Trainer(recipe, dataset, out, split)
     split.save(out / SPLIT_FILE)
     trainer.store_start()
