@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,6 +51,11 @@ Settings = Annotated[
 ]
 
 
+Tensorboard = Annotated[
+    bool, typer.Option(help="Write TensorBoard events to the run's folder too.")
+]
+
+
 def _show_defaults(wanted: bool) -> None:
     if wanted:
         from physnet_training.train.recipe import Recipe, commented
@@ -66,6 +72,7 @@ def train(
     data: Data = None,
     steps: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
     settings: Settings = None,
+    tensorboard: Tensorboard = False,
     assume_multiplicity: AssumeMultiplicity = None,
     show_defaults: Annotated[
         bool,
@@ -91,7 +98,7 @@ def train(
     check_new(out)
     with exclusive(out):
         dataset = open_data(chosen, out)
-        _finish(prepare(chosen, dataset, out))
+        _finish(prepare(chosen, dataset, out), tensorboard)
 
 
 @app.command()
@@ -109,6 +116,7 @@ def finetune(
         int | None, typer.Option(help="Length; default: 200 passes over the data.")
     ] = None,
     settings: Settings = None,
+    tensorboard: Tensorboard = False,
     assume_multiplicity: AssumeMultiplicity = None,
 ) -> None:
     """Teach a trained model new data: its weights, their references, a low rate."""
@@ -130,7 +138,7 @@ def finetune(
             steps=steps,
             assume_multiplicity=lowest,
         )
-        _finish(prepare(chosen, packed, out))
+        _finish(prepare(chosen, packed, out), tensorboard)
 
 
 @app.command()
@@ -175,6 +183,7 @@ def resume(
     data: Annotated[
         Path | None, typer.Option(help="Where the packed dataset was moved to.")
     ] = None,
+    tensorboard: Tensorboard = False,
 ) -> None:
     """Continue an interrupted run exactly where its last stored state was."""
     from physnet_training.train.trainer import exclusive, reopen
@@ -184,13 +193,14 @@ def resume(
     with exclusive(run):
         trainer = reopen(run, steps=steps, data=data)
         typer.echo(f"resuming {run} at step {int(trainer.state.step)}")
-        _finish(trainer)
+        _finish(trainer, tensorboard)
 
 
-def _finish(trainer: Any) -> None:
+def _finish(trainer: Any, tensorboard: bool) -> None:
     from rich.console import Console
 
     from physnet_training.train.display import TrainingBar, data_line, error_table
+    from physnet_training.train.events import Events
     from physnet_training.train.run import finish
 
     console = Console()
@@ -199,7 +209,13 @@ def _finish(trainer: Any) -> None:
         f"{len(split.train)} molecules to train, {len(split.validation)} to validate, "
         f"{len(split.test)} to test; {trainer.state.weights.size} weights"
     )
-    with TrainingBar(console, trainer.recipe.optimizer.steps) as bar:
+    with ExitStack() as stack:
+        if tensorboard:
+            first = int(trainer.state.step) + 1
+            events = stack.enter_context(Events(out / "tensorboard", first))
+            trainer.on_history = events.write
+        steps = trainer.recipe.optimizer.steps
+        bar = stack.enter_context(TrainingBar(console, steps))
         report = finish(trainer, bar)
     for part in ("validation", "test"):
         if part in report:

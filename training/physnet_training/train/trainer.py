@@ -123,6 +123,7 @@ class Trainer:
         self.best: float | None = None
         self.waits = 0  # validations since then
         self.guard = Guard()
+        self.on_history: Callable[[dict[str, Any]], None] = lambda line: None
         self.seconds = 0.0
         self.waited = 0.0  # of these, for data
         self._pairs: SeparatedPairs | None = None
@@ -405,6 +406,7 @@ class Trainer:
             (self.out / "history.jsonl").open("a", encoding="utf-8") as file,
         ):
             file.write(json.dumps(line) + "\n")
+        self.on_history(line)
         self._slow_down()
         return table[0]
 
