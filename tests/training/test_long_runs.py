@@ -157,13 +157,20 @@ def test_a_damaged_state_falls_back_to_the_one_before(
     assert int(reopen(out).state.step) == 10  # the damaged one was replaced
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        ValueError("RESOURCE_EXHAUSTED: Failed to write: No space left on device"),
+    ],
+)
 def test_a_full_disk_is_one_sentence(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     trainer = start(source, tmp_path / "run", make_recipe())
 
     def full(*_: Any, **__: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise error
 
     monkeypatch.setattr(trainer._store._open(), "save", full)
     with pytest.raises(OSError, match="disk of .*state is full.*physnet-train resume"):

@@ -45,7 +45,7 @@ class RunStore:
                 self._open().delete(later)
         if step in self._steps():
             return
-        with full_disk_is_said(self.folder):
+        with full_disk_is_said(self.folder), _errors_said_once():
             self._open().save(
                 step,
                 args=ocp.args.Composite(
@@ -65,13 +65,14 @@ class RunStore:
 
         for step in sorted(self._steps(), reverse=True):
             try:
-                stored = self._open().restore(
-                    step,
-                    args=ocp.args.Composite(
-                        state=ocp.args.StandardRestore(like),
-                        meta=ocp.args.JsonRestore(),
-                    ),
-                )
+                with _errors_said_once():
+                    stored = self._open().restore(
+                        step,
+                        args=ocp.args.Composite(
+                            state=ocp.args.StandardRestore(like),
+                            meta=ocp.args.JsonRestore(),
+                        ),
+                    )
                 found = Stored(step, dict(stored.state), stored.meta)
                 found.meta["loader"]  # an empty file reads as nothing
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -99,6 +100,18 @@ class RunStore:
                 ),
             )
         return self._manager
+
+
+@contextmanager
+def _errors_said_once() -> Iterator[None]:
+    """Orbax logs, with a traceback for each of its threads, what it raises anyway."""
+    theirs = logging.getLogger("absl")
+    before = theirs.level
+    theirs.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        theirs.setLevel(before)
 
 
 @contextmanager
