@@ -64,6 +64,7 @@ def main() -> None:
                     "forces": 50.0,
                     "dipole": 0.0,
                     "charges": 0.0,
+                    "kind": "huber",
                     "huber_delta": 0.05,
                 },
                 "optimizer": {

@@ -22,9 +22,15 @@ class ModelConfig(BaseModel):
         64, ge=2, le=1024, description="K, number of radial functions"
     )
     num_blocks: int = Field(5, ge=1, le=64, description="number of interaction blocks")
-    num_residual_atomic: int = Field(2, ge=0, le=64)
-    num_residual_interaction: int = Field(3, ge=0, le=64)
-    num_residual_output: int = Field(1, ge=0, le=64)
+    num_residual_atomic: int = Field(
+        2, ge=0, le=64, description="refinement after each exchange"
+    )
+    num_residual_interaction: int = Field(
+        3, ge=0, le=64, description="refinement of each message"
+    )
+    num_residual_output: int = Field(
+        1, ge=0, le=64, description="refinement before each output"
+    )
     cutoff: float = Field(
         10.0, gt=0, le=100, description="radius of the local environment, Å"
     )
@@ -41,8 +47,10 @@ class ModelConfig(BaseModel):
     )
     charge_range: tuple[int, int] = Field((-2, 2), description="lowest, highest charge")
     spin_range: tuple[int, int] = Field((1, 6), description="lowest, highest 2S+1")
-    charge_embedding_size: int = Field(16, ge=1, le=4096)
-    spin_embedding_size: int = Field(16, ge=1, le=4096)
+    charge_embedding_size: int = Field(
+        16, ge=1, le=4096, description="for conditioning by embedding"
+    )
+    spin_embedding_size: int = Field(16, ge=1, le=4096, description="likewise")
 
     num_levels: int = Field(
         1, ge=1, le=64, description="levels of theory of the data; a head for each"

@@ -244,6 +244,9 @@ _TABLE = (
         aliases=("s_squared", "spin_squared"),
     ),
     Quantity(
+        "weight", "label", "weight.f32", aliases=("weight", "config_weight")
+    ),  # of the molecule in the loss; missing: 1
+    Quantity(
         "level",
         "index",
         "level.i16",

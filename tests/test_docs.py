@@ -16,6 +16,7 @@ from physnet_training.train.recipe import (
     Recipe,
     SamplingConfig,
     SplitConfig,
+    StartConfig,
 )
 
 from physnet_ase.calculator import PhysNetCalculator
@@ -29,6 +30,7 @@ PAGES = sorted(DOCS.glob("*.md"))
 RUNNABLE = re.compile(r"^<!-- runnable -->\n```python\n(.*?)^```", flags=re.M | re.S)
 SECTIONS = {
     "`[data]`": DataConfig,
+    "`[start]`": StartConfig,
     "`[model]`": ModelConfig,
     "`[split]`": SplitConfig,
     "`[sampling]`": SamplingConfig,

@@ -4,10 +4,12 @@ What differs between two levels, beyond constants of the elements, is small and 
 data of a cheap level teach the features, and few labels of an expensive one its head.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
@@ -50,8 +52,24 @@ def model_of_level(
     if config.num_levels == 1:
         return config, params
     flat = flatten_dict(params)
-    for path, kernel in flat.items():
-        if path[-2:] == (HEAD, "kernel") and path[0].startswith("output_"):
-            columns = kernel.reshape(len(kernel), config.num_levels, -1)
-            flat[path] = columns[:, level]
+    for path in filter(_is_head, flat):
+        columns = flat[path].reshape(len(flat[path]), config.num_levels, -1)
+        flat[path] = columns[:, level]
     return config.model_copy(update={"num_levels": 1}), unflatten_dict(flat)
+
+
+def joined_levels(params: Sequence[Any]) -> Any:
+    """Weights with the heads of several single-level models; the trunk is the first's.
+
+    Args:
+        params: Weights of each, of one architecture.
+    """
+    several = [flatten_dict(each) for each in params]
+    joined = dict(several[0])
+    for path in filter(_is_head, joined):
+        joined[path] = np.concatenate([each[path] for each in several], axis=1)
+    return unflatten_dict(joined)
+
+
+def _is_head(path: tuple[str, ...]) -> bool:
+    return path[0].startswith("output_") and path[-2:] == (HEAD, "kernel")

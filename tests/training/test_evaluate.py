@@ -50,6 +50,12 @@ def test_errors_are_those_of_the_public_potential(
                 forces.append((result.forces - label).ravel())
     assert table[0]["molecules"] == len(rows) == len(errors)
     assert table[0]["energy_mae_ev"] == pytest.approx(np.mean(np.abs(errors)), rel=1e-5)
+    worst = evaluate_potential(potential, loader).worst.rows()["energy"]
+    assert worst[0]["error_ev"] == pytest.approx(np.max(np.abs(errors)), rel=1e-5)
+    state = [
+        int(part[0]) for part in dataset.states_of(np.array([worst[0]["molecule"]]))
+    ]
+    assert [worst[0]["charge"], worst[0]["multiplicity"]] == state
     rmse = np.sqrt(np.mean(np.concatenate(forces) ** 2))
     assert table[0]["forces_rmse_ev_per_angstrom"] == pytest.approx(rmse, rel=1e-4)
     assert sum(row["molecules"] for row in table[1:]) == len(rows)
@@ -107,7 +113,7 @@ def test_pieces_have_the_errors_of_the_whole(rng: np.random.Generator) -> None:
 
 def test_nothing_to_evaluate_is_said() -> None:
     with pytest.raises(ValueError, match="no molecule to evaluate"):
-        Predictions([])
+        Predictions([], np.zeros(0, int))
 
 
 def test_unknown_state_names_dataset_and_molecule(dataset: PackedDataset) -> None:

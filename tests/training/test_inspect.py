@@ -28,7 +28,7 @@ from physnet_ase.quantities import QUANTITIES
 ARRAYS = sorted(
     QUANTITIES[name].file
     for name in QUANTITIES
-    if name not in ("cell", "pbc", "s_squared", "level", "group")
+    if name not in ("cell", "pbc", "s_squared", "weight", "level", "group")
 )
 FILES = [*ARRAYS, "n_atoms.npy", "offsets.npy", MANIFEST]
 

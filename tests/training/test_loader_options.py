@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from physnet_training import PackedMemmapLoader
+from physnet_training.convert import convert
 from physnet_training.packed import PackedDataset
 
 SIZES = tuple(np.random.default_rng(3).integers(1, 9, 61).tolist())
@@ -186,3 +187,24 @@ def test_kept_batches_do_not_change(folder):
     for batch, copy in zip(again.batches(), copies, strict=True):
         for key in copy:
             np.testing.assert_array_equal(batch[key], copy[key])
+
+
+def test_weights_of_the_file_reach_the_loss(tmp_path):
+    frame = "2\n{} energy=-30.0 charge=0 spin=1\nH 0 0 0\nH 0 0 {}\n"
+    said = ["weight=2.5", "weight=0", "", "config_weight=0.5"]
+    text = "".join(frame.format(s, 0.7 + 0.01 * i) for i, s in enumerate(said))
+    (tmp_path / "a.xyz").write_text(text)
+    convert(tmp_path / "a.xyz", tmp_path / "set")
+    dataset = PackedDataset.open(tmp_path / "set")
+    loader = PackedMemmapLoader(
+        dataset, 4, shuffle=False, weights=np.array([2.0, 1, 1, 1])
+    )
+    np.testing.assert_allclose(next(loader.graphs()).labels.weight, [5, 0, 1, 0.5])
+
+
+def test_a_negative_weight_is_named(make_molecules, make_dataset):
+    molecules = make_molecules([3] * 4)
+    molecules["values"]["weight"] = np.array([1.0, np.nan, -2.0, 1.0])
+    loader = PackedMemmapLoader(make_dataset(molecules=molecules), 4, shuffle=False)
+    with pytest.raises(ValueError, match="molecule 2 has weight -2"):
+        next(loader.graphs())

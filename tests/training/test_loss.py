@@ -1,5 +1,7 @@
 """The masked loss against numbers worked out by hand."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,18 +10,31 @@ from physnet_training.train.loss import masked_mean, penalty, total_loss
 from physnet_training.train.recipe import LossConfig
 
 NAN = float("nan")
+L1 = LossConfig()
 
 
 def test_penalty_is_the_absolute_error_without_a_parabola() -> None:
-    np.testing.assert_allclose(penalty(jnp.array([-2.0, 0.5]), 0.0), [2.0, 0.5])
+    np.testing.assert_allclose(penalty(jnp.array([-2.0, 0.5]), L1), [2.0, 0.5])
+
+
+def test_penalty_may_be_the_square() -> None:
+    config = LossConfig(kind="squared")
+    np.testing.assert_allclose(penalty(jnp.array([-2.0, 0.5]), config), [4.0, 0.25])
+
+
+@pytest.mark.parametrize("wrong", [{"kind": "huber"}, {"huber_delta": 0.1}])
+def test_huber_needs_its_delta_and_the_delta_huber(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="belong together"):
+        LossConfig(**wrong)
 
 
 def test_penalty_is_continuous_and_smooth_where_the_parabola_ends() -> None:
     delta = 0.1
-    inside, outside = penalty(jnp.array([delta - 1e-4, delta + 1e-4]), delta)
+    huber = LossConfig(kind="huber", huber_delta=delta)
+    inside, outside = penalty(jnp.array([delta - 1e-4, delta + 1e-4]), huber)
     assert float(outside - inside) == pytest.approx(2e-4, rel=1e-2)
-    assert float(penalty(jnp.array(0.05), delta)) == pytest.approx(0.0125)
-    slope = jax.grad(lambda x: penalty(x, delta))(0.1 - 1e-6)
+    assert float(penalty(jnp.array(0.05), huber)) == pytest.approx(0.0125)
+    slope = jax.grad(lambda x: penalty(x, huber))(0.1 - 1e-6)
     assert float(slope) == pytest.approx(1.0, abs=1e-3)
 
 
@@ -28,19 +43,19 @@ def test_missing_labels_and_weightless_rows_do_not_count() -> None:
     label = jnp.array([0.0, NAN, 6.0, 100.0])
     weight = jnp.array([1.0, 1.0, 3.0, 0.0])
     # (1·1 + 3·1) / (1 + 3)
-    assert float(masked_mean(prediction, label, weight, 0.0)) == pytest.approx(1.0)
+    assert float(masked_mean(prediction, label, weight, L1)) == pytest.approx(1.0)
 
 
 def test_a_row_of_forces_with_one_missing_component_is_missing() -> None:
     prediction = jnp.ones((2, 3))
     label = jnp.array([[0.0, 0.0, NAN], [0.0, 1.0, 1.0]])
-    found = masked_mean(prediction, label, jnp.ones(2), 0.0)
+    found = masked_mean(prediction, label, jnp.ones(2), L1)
     assert float(found) == pytest.approx(1.0 / 3.0)
 
 
 def test_gradient_stays_finite_when_every_label_is_missing() -> None:
     def loss(x: jax.Array) -> jax.Array:
-        return masked_mean(x, jnp.full((3, 3), NAN), jnp.ones(3), 0.0)
+        return masked_mean(x, jnp.full((3, 3), NAN), jnp.ones(3), L1)
 
     gradient = jax.grad(loss)(jnp.ones((3, 3)))
     np.testing.assert_array_equal(gradient, np.zeros((3, 3)))

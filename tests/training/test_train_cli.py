@@ -1,6 +1,7 @@
 """physnet-train as a person types it: what it prints, writes and refuses."""
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,19 @@ def test_convert_train_evaluate_inspect(packed: Path, tmp_path: Path) -> None:
         app, ["evaluate", str(run / "model"), str(packed), "--json", str(errors)]
     )
     assert done.exit_code == 0, done.output
-    assert json.loads(errors.read_text())["errors"][0]["molecules"] == 491
+    packed_report = json.loads(errors.read_text())
+    assert packed_report["errors"][0]["molecules"] == 491
+    worst = packed_report["worst"]["energy"]
+    sizes = [row["error_ev"] for row in worst]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(sizes) == 10
+    assert "largest errors" in done.output
+    raw = str(DATA / "ladders.npz")  # any source that convert takes
+    done = runner.invoke(
+        app, ["evaluate", str(run / "model"), raw, "--json", str(errors)]
+    )
+    assert done.exit_code == 0, done.output
+    assert json.loads(errors.read_text())["worst"]["energy"] == worst
     done = runner.invoke(app, ["inspect", str(packed), "--verify", "--json"])
     assert done.exit_code == 0, done.output
     content = json.loads(done.stdout)
@@ -70,7 +83,12 @@ def test_shipped_recipes_are_valid(recipe: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[optimizer]\nstep = 5", "optimizer.step: Extra inputs"),
+        (
+            "[optimizer]\nstep = 5",
+            "optimizer.step: unknown key; nearest is optimizer.steps",
+        ),
+        ("[model]\nsteps = 5", "model.steps: unknown key; nearest is optimizer.steps"),
+        ("[optimiser]\nsteps = 5", "optimiser: unknown key; nearest is optimizer"),
         ("[optimizer]\nsteps = 0", "optimizer.steps: Input should be greater"),
         ("[model]\npreset = 'huge'", "must be one of"),
         ("[split]\nkind = 'permutation'", "num_train and num_validation"),
@@ -91,6 +109,76 @@ def test_a_bad_recipe_is_one_line_that_names_the_key(
     assert "bad.toml" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not run.exists()
+
+
+def test_shown_defaults_are_a_recipe_of_all_defaults() -> None:
+    from physnet_training.train.recipe import Recipe, recipe_from
+
+    done = CliRunner().invoke(app, ["train", "--show-defaults"])
+    assert done.exit_code == 0, done.output
+    assert recipe_from(tomllib.loads(done.stdout), "shown") == Recipe()
+    lines = done.stdout.splitlines()
+    explained = [line for line in lines if " = " in line and "# " not in line]
+    assert all(lines[lines.index(line) - 1].startswith("# ") for line in explained)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("optimizer.lerning_rate=1e-4", "nearest is optimizer.learning_rate"),
+        ("optimizer.learning_rate=fast", "should be a valid number"),
+        ("optimizer.learning_rate", "expected KEY=VALUE"),
+        ("loss.energies=1", "nearest is loss.energy"),
+        ("optimizer.steps=[1", "is no TOML value"),
+    ],
+)
+def test_a_bad_setting_names_what_is_allowed(
+    setting: str, message: str, tmp_path: Path
+) -> None:
+    recipe, run = tmp_path / "r.toml", tmp_path / "run"
+    recipe.write_text("name = 'x'")
+    done = CliRunner().invoke(
+        app, ["train", str(recipe), "--out", str(run), "--set", setting]
+    )
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert not run.exists()
+
+
+def test_settings_go_before_the_file(tmp_path: Path) -> None:
+    from physnet_training.train.recipe import load_recipe
+
+    recipe = tmp_path / "r.toml"
+    recipe.write_text("model = 'small'\n[optimizer]\nsteps = 5")
+    loaded = load_recipe(
+        recipe, ["optimizer.steps=7", "optimizer.schedule=wsd", "model.cutoff=4.5"]
+    )
+    assert (loaded.optimizer.steps, loaded.optimizer.schedule) == (7, "wsd")
+    assert (loaded.model.cutoff, loaded.model.num_features) == (4.5, 64)
+
+
+def test_suggested_recipe_suits_the_data(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from physnet_training.train import suggest
+    from physnet_training.train.recipe import load_recipe
+
+    monkeypatch.setattr(suggest, "measure", lambda recipe, dataset: 0.01)
+    target = tmp_path / "start.toml"
+    command = ["recipe", str(packed), "--minutes", "2", "--out", str(target)]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    recipe = load_recipe(target)
+    assert recipe.data.sources == (str(packed.resolve()),)
+    assert recipe.split.kind == "geometry"  # several states of one geometry
+    assert recipe.model.charge_range == (-1, 1)
+    assert recipe.model.spin_range == (1, 4)
+    assert recipe.model.spin_populations
+    assert recipe.optimizer.steps == 10_000  # 85 % of 2 minutes
+    assert recipe.optimizer.batch_size == 16
+    assert recipe.loss.weight("forces") == 10.0
+    assert "took 0.01 s" in target.read_text()
+    assert CliRunner().invoke(app, command).exit_code == 2  # the file exists
 
 
 def test_recipe_without_data_says_how_to_give_it(tmp_path: Path) -> None:

@@ -122,16 +122,26 @@ def test_resumed_run_equals_the_straight_one_to_the_last_bit(
     assert one.metadata.validation_errors == other.metadata.validation_errors
 
 
-def test_nan_stops_the_run_and_names_the_molecules(
+def test_nan_that_does_not_go_away_stops_the_run_and_names_the_molecules(
     ladders: PackedDataset, water: np.ndarray, tmp_path: Path
 ) -> None:
     trainer = start(ladders, water, tmp_path, make_recipe())
-    poisoned = trainer.state.weights.at[:].set(np.nan)
-    trainer.state = trainer.state._replace(weights=poisoned)
     rows = trainer.loader.molecules(0, 0).tolist()
-    with pytest.raises(FloatingPointError, match="step 1 .*not finite") as caught:
+    step, rates = trainer.functions.step, []
+
+    def poisoned(state: Any, graph: Any, rate: Any) -> Any:
+        if int(state.step) == 0:
+            rates.append(float(rate))
+            state = state._replace(weights=state.weights.at[:].set(np.nan))
+        return step(state, graph, rate)
+
+    trainer.functions = trainer.functions._replace(step=poisoned)
+    with pytest.raises(
+        FloatingPointError, match="step 1 .*not finite.* 3 times did"
+    ) as caught:
         trainer.run()
     assert str(rows) in str(caught.value)
+    assert rates == [1.0, 0.5, 0.25, 0.125]
     assert not (tmp_path / "model").exists()
 
 
@@ -206,10 +216,10 @@ def test_a_signal_stores_the_state_and_names_the_command(
     broken = start(ladders, water, tmp_path / "broken", make_recipe())
     step = broken.functions.step
 
-    def signalled(state: Any, graph: Any) -> Any:
+    def signalled(state: Any, graph: Any, rate: Any) -> Any:
         if int(state.step) == 7:  # long before the first validation
             signal.raise_signal(number)
-        return step(state, graph)
+        return step(state, graph, rate)
 
     broken.functions = broken.functions._replace(step=signalled)
     with pytest.raises(

@@ -1,6 +1,8 @@
 """The command ``physnet-train``. Heavy imports wait until a command needs them."""
 
 import json
+import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,6 +40,30 @@ def main() -> None:
     app()
 
 
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Instead of the recipe's, such as optimizer.learning_rate=5e-4; again "
+        "for more.",
+    ),
+]
+
+
+Tensorboard = Annotated[
+    bool, typer.Option(help="Write TensorBoard events to the run's folder too.")
+]
+
+
+def _show_defaults(wanted: bool) -> None:
+    if wanted:
+        from physnet_training.train.recipe import Recipe, commented
+
+        typer.echo(commented(Recipe()), nl=False)
+        raise typer.Exit
+
+
 @app.command()
 @_plain
 def train(
@@ -45,7 +71,18 @@ def train(
     out: Annotated[Path, typer.Option(help="New folder of the run.")],
     data: Data = None,
     steps: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
+    settings: Settings = None,
+    tensorboard: Tensorboard = False,
     assume_multiplicity: AssumeMultiplicity = None,
+    show_defaults: Annotated[
+        bool,
+        typer.Option(
+            "--show-defaults",
+            help="Print a recipe of all defaults, explained, and end.",
+            is_eager=True,
+            callback=_show_defaults,
+        ),
+    ] = False,
 ) -> None:
     """Train a recipe; the run's folder gets the model, errors and pictures."""
     from physnet_training.train.recipe import load_recipe
@@ -53,7 +90,7 @@ def train(
     from physnet_training.train.trainer import check_new, exclusive, prepare
 
     chosen = with_overrides(
-        load_recipe(recipe),
+        load_recipe(recipe, settings or ()),
         data=data or (),
         steps=steps,
         assume_multiplicity=check_lowest(assume_multiplicity),
@@ -61,27 +98,109 @@ def train(
     check_new(out)
     with exclusive(out):
         dataset = open_data(chosen, out)
-        _finish(prepare(chosen, dataset, out))
+        _finish(prepare(chosen, dataset, out), tensorboard)
 
 
 @app.command()
 @_plain
-def resume(run: Annotated[Path, typer.Argument(help="Folder of the run.")]) -> None:
+def finetune(
+    model: Annotated[str, typer.Argument(help="Model directory or pretrained name.")],
+    dataset: Annotated[
+        Path, typer.Argument(help="Packed dataset, or a file that convert takes.")
+    ],
+    out: Annotated[Path, typer.Option(help="New folder of the run.")],
+    freeze: Annotated[
+        str, typer.Option(help="nothing, or trunk: only the outputs learn.")
+    ] = "nothing",
+    steps: Annotated[
+        int | None, typer.Option(help="Length; default: 200 passes over the data.")
+    ] = None,
+    settings: Settings = None,
+    tensorboard: Tensorboard = False,
+    assume_multiplicity: AssumeMultiplicity = None,
+) -> None:
+    """Teach a trained model new data: its weights, their references, a low rate."""
+    from physnet_training.train.recipe import recipe_from, with_settings
+    from physnet_training.train.run import open_sources, with_overrides
+    from physnet_training.train.start import with_architecture
+    from physnet_training.train.suggest import finetune_content
+    from physnet_training.train.trainer import check_new, exclusive, prepare
+
+    check_new(out)
+    lowest = check_lowest(assume_multiplicity)
+    with exclusive(out):
+        packed = open_sources([dataset], out / "dataset", lowest)
+        content = finetune_content(model, packed, freeze)
+        content = with_architecture(with_settings(content, settings or ()), Path())
+        chosen = with_overrides(
+            recipe_from(content, "finetune"),
+            data=[dataset],
+            steps=steps,
+            assume_multiplicity=lowest,
+        )
+        _finish(prepare(chosen, packed, out), tensorboard)
+
+
+@app.command()
+@_plain
+def recipe(
+    dataset: Annotated[Path, typer.Argument(help="Packed dataset.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Write it to this file, not the terminal.")
+    ] = None,
+    minutes: Annotated[
+        float, typer.Option(min=0.1, help="Time that a training may take.")
+    ] = 30.0,
+    assume_multiplicity: AssumeMultiplicity = None,
+) -> None:
+    """Write a commented recipe to start from, made for a dataset and this machine."""
+    from physnet_training.packed import PackedDataset
+    from physnet_training.train.suggest import starting_recipe
+
+    if out is not None and out.exists():
+        raise FileExistsError(f"{out} exists; choose another --out or remove it")
+    packed = PackedDataset.open(
+        dataset, assume_multiplicity=check_lowest(assume_multiplicity)
+    )
+    text = starting_recipe(packed, minutes)
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        out.write_text(text, encoding="utf-8")
+
+
+@app.command()
+@_plain
+def resume(
+    run: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Train so many steps in all: extends a run, unless its schedule is "
+            "cosine."
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Where the packed dataset was moved to.")
+    ] = None,
+    tensorboard: Tensorboard = False,
+) -> None:
     """Continue an interrupted run exactly where its last stored state was."""
     from physnet_training.train.trainer import exclusive, reopen
 
     if not run.is_dir():
         raise FileNotFoundError(f"{run} is no folder; name the folder of a run")
     with exclusive(run):
-        trainer = reopen(run)
+        trainer = reopen(run, steps=steps, data=data)
         typer.echo(f"resuming {run} at step {int(trainer.state.step)}")
-        _finish(trainer)
+        _finish(trainer, tensorboard)
 
 
-def _finish(trainer: Any) -> None:
+def _finish(trainer: Any, tensorboard: bool) -> None:
     from rich.console import Console
 
     from physnet_training.train.display import TrainingBar, data_line, error_table
+    from physnet_training.train.events import Events
     from physnet_training.train.run import finish
 
     console = Console()
@@ -90,12 +209,28 @@ def _finish(trainer: Any) -> None:
         f"{len(split.train)} molecules to train, {len(split.validation)} to validate, "
         f"{len(split.test)} to test; {trainer.state.weights.size} weights"
     )
-    with TrainingBar(console, trainer.recipe.optimizer.steps) as bar:
+    with ExitStack() as stack:
+        if tensorboard:
+            first = int(trainer.state.step) + 1
+            events = stack.enter_context(Events(out / "tensorboard", first))
+            trainer.on_history = events.write
+        steps = trainer.recipe.optimizer.steps
+        bar = stack.enter_context(TrainingBar(console, steps))
         report = finish(trainer, bar)
     for part in ("validation", "test"):
         if part in report:
             console.print(error_table(f"{part} errors", report[part]))
     console.print(data_line(report["data"]))
+    if trainer.stopped_early:
+        console.print(
+            f"stopped early at step {report['steps']}: no better validation in "
+            f"{trainer.waits}"
+        )
+    for retreat in trainer.guard.retreats:
+        console.print(
+            f"went back from step {retreat['step']} to {retreat['back_to']} at "
+            f"{retreat['rate']:g} of the learning rate: {retreat['reason']}"
+        )
     console.print(f"{report['seconds']:.0f} s; model: {out / 'model'}")
 
 
@@ -103,7 +238,9 @@ def _finish(trainer: Any) -> None:
 @_plain
 def evaluate(
     model: Annotated[str, typer.Argument(help="Model directory or pretrained name.")],
-    dataset: Annotated[Path, typer.Argument(help="Packed dataset.")],
+    dataset: Annotated[
+        Path, typer.Argument(help="Packed dataset, or a file that convert takes.")
+    ],
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the errors to this file.")
     ] = None,
@@ -111,26 +248,34 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1)] = 128,
     assume_multiplicity: AssumeMultiplicity = None,
 ) -> None:
-    """Errors of a model on a packed dataset, per charge and multiplicity."""
+    """Errors of a model on labelled molecules, per charge and multiplicity."""
     from rich.console import Console
 
     from physnet_ase.potential import load_potential
     from physnet_training.loading.loader import PackedMemmapLoader
-    from physnet_training.packed import PackedDataset
-    from physnet_training.train.display import error_table
+    from physnet_training.train.display import error_table, worst_table
     from physnet_training.train.evaluate import evaluate_potential
     from physnet_training.train.plots import plot_parity
+    from physnet_training.train.run import open_sources
 
     potential = load_potential(model)
-    packed = PackedDataset.open(
-        dataset, assume_multiplicity=check_lowest(assume_multiplicity)
-    )
-    loader = PackedMemmapLoader(packed, batch_size, shuffle=False)
-    predictions = evaluate_potential(potential, loader)
-    errors = predictions.errors()
+    with tempfile.TemporaryDirectory(prefix="physnet-evaluate-") as folder:
+        packed = open_sources(
+            [dataset], Path(folder) / "packed", check_lowest(assume_multiplicity)
+        )
+        loader = PackedMemmapLoader(packed, batch_size, shuffle=False)
+        predictions = evaluate_potential(potential, loader)
+    errors, worst = predictions.errors(), predictions.worst.rows()
     if parity is not None:
         plot_parity(predictions, parity)
     if json_file is not None:
-        content = {"model": model, "dataset": str(dataset), "errors": errors}
+        content = {
+            "model": model,
+            "dataset": str(dataset),
+            "errors": errors,
+            "worst": worst,
+        }
         json_file.write_text(json.dumps(content, indent=2) + "\n")
-    Console().print(error_table(f"{model} on {dataset}", errors))
+    console = Console()
+    console.print(error_table(f"{model} on {dataset}", errors))
+    console.print(worst_table(worst))

@@ -237,7 +237,11 @@ class GraphBatches:
             )
         boxes = ("cell", "pbc") if self._periodic else ()
         levels = ("level",) if len(dataset.levels) > 1 else ()
-        self.names = ("atomic_numbers", "positions", *self._labels, *boxes, *levels)
+        weight = ("weight",) if "weight" in dataset.fields else ()
+        if weight:
+            _check_weights(dataset, indices)
+        own = (*self._labels, *boxes, *levels, *weight)
+        self.names = ("atomic_numbers", "positions", *own)
         self._estimated = self._periodic or (cutoff is not None and processes == 1)
         # Open molecules have all pairs i < j as long ones, periodic ones have none; a
         # mixture is sized as if all had them.
@@ -308,6 +312,9 @@ class GraphBatches:
                 # Fewer pairs are real, so that padded ones may need a padded atom.
                 needs = [n._replace(atoms=n.atoms + 1) for n in needs]
         weight = np.ones(len(molecules)) if weights is None else weights[molecules.rows]
+        if "weight" in molecules.values:
+            own = molecules.values["weight"]
+            weight = weight * np.where(np.isnan(own), 1.0, own)
         return build_graph(
             molecules,
             pairs,
@@ -366,6 +373,23 @@ class GraphBatches:
         self._sample_neighbors = np.array(
             [near[found.n_atoms == size].mean() for size in self._sample_sizes]
         )
+
+
+def _check_weights(dataset: PackedDataset, molecules: Array) -> None:
+    """Refuse stored weights that make no sense.
+
+    Raises:
+        ValueError: One is negative or infinite; the molecule is named.
+    """
+    for rows in parts(molecules):
+        weight = dataset.take("weight", rows)
+        wrong = (weight < 0) | np.isinf(weight)
+        if wrong.any():
+            place = int(np.argmax(wrong))
+            raise ValueError(
+                f"{dataset.path}: molecule {int(rows[place])} has weight "
+                f"{weight[place]:g}; weights in the loss must be finite and 0 or more"
+            )
 
 
 def _any_periodic(dataset: PackedDataset, molecules: Array) -> bool:

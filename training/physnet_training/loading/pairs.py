@@ -178,7 +178,7 @@ def _joined(singles: Molecules, rng: np.random.Generator) -> Molecules:
             joined[name] = array[0::2]
         elif name == "spin_multiplicity":
             joined[name] = array[0::2] + array[1::2] - 1
-        elif name != "stress":
+        elif name not in ("stress", "weight"):
             joined[name] = array[0::2] + array[1::2]
     return Molecules(
         singles.n_atoms[0::2] + singles.n_atoms[1::2], joined, singles.rows[0::2]

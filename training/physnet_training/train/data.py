@@ -76,7 +76,11 @@ def with_heads(recipe: Recipe, dataset: PackedDataset) -> Recipe:
 
 
 def dataset_references(
-    dataset: PackedDataset, rows: NDArray[np.int64], *, additive: bool = False
+    dataset: PackedDataset,
+    rows: NDArray[np.int64],
+    *,
+    additive: bool = False,
+    less: NDArray[np.float64] | None = None,
 ) -> tuple[list[References], float]:
     """References of each level of theory, and the size of what is left in eV per atom.
 
@@ -84,6 +88,8 @@ def dataset_references(
         dataset: Where they are.
         rows: Those that train.
         additive: Constants of states that far fragments add up to.
+        less: Energies to take off before, NaN where a molecule does not take part:
+            those of a network that is there already. [molecules of the dataset] eV
 
     Raises:
         ValueError: A level has no molecule among the rows.
@@ -109,7 +115,11 @@ def dataset_references(
     def batches() -> Iterator[Molecules]:
         names = ("atomic_numbers", "energy", *(("level",) if count > 1 else ()))
         for some in parts(rows):
-            yield read_batches(dataset, [some], names, whole_states=True)[0]
+            batch = read_batches(dataset, [some], names, whole_states=True)[0]
+            if less is not None:
+                rest = batch.values["energy"] - less[batch.rows]
+                batch = batch.with_values(energy=rest)
+            yield batch
 
     seen = [Seen(*each) for each in zip(numbers, states, strict=True)]
     fit = ReferenceFit(seen, additive)

@@ -78,6 +78,23 @@ def data_line(data: dict[str, float]) -> str:
     )
 
 
+def worst_table(worst: dict[str, list[dict[str, Any]]], most: int = 5) -> Table:
+    """The molecules with the largest errors of energy and forces."""
+    table = Table(title="largest errors", title_justify="left")
+    for heading in ("of", "molecule", "charge", "2S+1", "error"):
+        table.add_column(heading, justify="right")
+    units = {"energy": "meV", "forces": "meV/Å"}
+    for name in units.keys() & worst.keys():
+        for row in worst[name][:most]:
+            error = next(row[key] for key in row if key.startswith("error_"))
+            table.add_row(
+                *(name, str(row["molecule"])),
+                *(f"{row['charge']:+d}", str(row["multiplicity"])),
+                f"{1000 * error:.3g} {units[name]}",
+            )
+    return table
+
+
 def error_table(title: str, rows: list[dict[str, Any]]) -> Table:
     """Errors per state as a table in meV, meV/Å and e."""
     table = Table(title=title, title_justify="left")

@@ -20,6 +20,7 @@ from physnet_training.packed.reader import parts
 
 Array = NDArray[Any]
 _PER_ATOM = "energy_per_atom"
+_WORST = 10  # molecules listed for each quantity
 _PICTURED = 20_000  # molecules whose values are kept for pictures
 
 
@@ -94,34 +95,82 @@ class ErrorSums:
         return row
 
 
+class Worst:
+    """The molecules with the largest errors of each quantity."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, list[tuple[float, int, int, int]]] = {}
+
+    def add(self, values: Mapping[str, Array], molecules: Array) -> None:
+        """Add molecules, of these numbers in the dataset."""
+        starts = np.cumsum(values["size"]) - values["size"]
+        for name in values.keys() & QUANTITIES.keys():
+            error = np.abs(values[name] - values[f"{name}_label"])
+            error = np.nan_to_num(error.reshape(len(error), -1)).max(axis=1)
+            if QUANTITIES[name].per_atom:
+                error = np.maximum.reduceat(error, starts)
+            places = np.argsort(error)[-_WORST:].tolist()
+            found = []
+            for p in places:
+                charge, spin = values["state"][p].tolist()
+                if error[p] > 0:
+                    found.append(
+                        (float(error[p]), int(molecules[p]), int(charge), int(spin))
+                    )
+            kept = self._kept.setdefault(name, [])
+            self._kept[name] = sorted([*kept, *found], reverse=True)[:_WORST]
+
+    def rows(self) -> dict[str, list[dict[str, Any]]]:
+        """Quantity -> its worst molecules: number in the dataset, state, error."""
+        return {
+            name: [
+                {
+                    "molecule": molecule,
+                    "charge": charge,
+                    "multiplicity": spin,
+                    f"error_{QUANTITIES[name].error_unit}": error,
+                }
+                for error, molecule, charge, spin in kept
+            ]
+            for name, kept in self._kept.items()
+        }
+
+
 class Predictions:
     """Errors of predictions, and the values themselves of the first molecules.
 
     Attributes:
+        worst: The molecules with the largest errors.
         values: Predicted and reference values in float64, NaN = no label, of the first
             20,000 molecules or a few more: for pictures.
     """
 
-    def __init__(self, predicted: Iterable[tuple[Graph, Mapping[str, Any]]]) -> None:
+    def __init__(
+        self,
+        predicted: Iterable[tuple[Graph, Mapping[str, Any]]],
+        molecules: Array,
+    ) -> None:
         """Take graphs whose energy labels lack the references, and what is predicted.
 
         Args:
             predicted: Each graph with labels by name, see ``energy.predicted_labels``.
+            molecules: Numbers in the dataset of all molecules, in their order.
 
         Raises:
             ValueError: There is no graph.
         """
-        self._sums = ErrorSums()
+        self._sums, self.worst = ErrorSums(), Worst()
         kept: dict[str, list[Array]] = {}
-        molecules = 0
+        done = 0
         for graph, labels in predicted:
             values = _values(graph, labels)
             self._sums.add(values)
-            if molecules < _PICTURED:
+            self.worst.add(values, molecules[done:])
+            if done < _PICTURED:
                 for name, value in values.items():
                     kept.setdefault(name, []).append(value)
-            molecules += len(values["state"])
-        if not molecules:
+            done += len(values["state"])
+        if not done:
             raise ValueError("no molecule to evaluate")
         self.values = {name: np.concatenate(parts) for name, parts in kept.items()}
 
@@ -172,18 +221,19 @@ def evaluate_potential(potential: Potential, loader: PackedMemmapLoader) -> Pred
         known = level >= 0 and dataset.levels[level] in potential.levels
         fitting = potential.level(dataset.levels[level]) if known else potential
         parts_of.setdefault(fitting, []).append(loader.indices[own == level])
+    order = [np.sort(np.concatenate(rows)) for rows in parts_of.values()]
 
     def predicted() -> Iterator[tuple[Graph, Mapping[str, Any]]]:
-        for fitting, rows in parts_of.items():
-            part = loader.subset(np.sort(np.concatenate(rows)), shuffle=False)
+        for fitting, rows in zip(parts_of, order, strict=True):
+            part = loader.subset(rows, shuffle=False)
             for graph in part.graphs(fitting.config.cutoff):
                 outputs = fitting.run(graph, program_for(names))
                 labels = predicted_labels(outputs, graph, names)
                 yield without_references(graph, [fitting.references]), labels
 
-    for fitting, rows in parts_of.items():
-        _check_known(fitting, dataset, np.concatenate(rows))
-    return Predictions(predicted())
+    for fitting, rows in zip(parts_of, order, strict=True):
+        _check_known(fitting, dataset, rows)
+    return Predictions(predicted(), np.concatenate(order))
 
 
 def _check_known(

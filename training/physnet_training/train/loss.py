@@ -10,10 +10,12 @@ from physnet_ase.quantities import QUANTITIES
 from physnet_training.train.recipe import LossConfig
 
 
-def penalty(error: Float[Array, "*n"], delta: float) -> Float[Array, "*n"]:
-    """|error|, a parabola below ``delta`` (Huber 1964, scaled to slope 1)."""
-    size = jnp.abs(error)
-    if delta == 0.0:
+def penalty(error: Float[Array, "*n"], config: LossConfig) -> Float[Array, "*n"]:
+    """|error|, its square, or Huber's: a parabola below δ (1964, scaled to slope 1)."""
+    if config.kind == "squared":
+        return error**2
+    size, delta = jnp.abs(error), config.huber_delta
+    if config.kind == "l1":
         return size
     return jnp.where(size < delta, 0.5 * size**2 / delta, size - 0.5 * delta)
 
@@ -22,7 +24,7 @@ def masked_mean(
     prediction: Float[Array, " n *c"],
     label: Float[Array, " n *c"],
     weight: Float[Array, " n"],
-    delta: float,
+    config: LossConfig,
 ) -> Float[Array, ""]:
     """Weighted mean penalty over the rows whose label is there.
 
@@ -35,7 +37,7 @@ def masked_mean(
     error = jnp.where(present[:, None], predicted - rows, 0.0)
     error = jnp.where(present[:, None], error, 0.0)
     weight = jnp.where(present, weight, 0.0)
-    total = jnp.sum(weight[:, None] * penalty(error, delta)) / rows.shape[1]
+    total = jnp.sum(weight[:, None] * penalty(error, config)) / rows.shape[1]
     return total / jnp.maximum(jnp.sum(weight), 1e-12)
 
 
@@ -65,7 +67,7 @@ def loss_terms(
             prediction,
             labels.values[name],
             per_atom if QUANTITIES[name].per_atom else per_molecule,
-            config.huber_delta,
+            config,
         )
         for name, prediction in predicted.items()
     }

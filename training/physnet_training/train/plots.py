@@ -16,7 +16,7 @@ from physnet_training.train.evaluate import Predictions
 
 
 def plot_history(history: Path, picture: Path) -> Path:
-    """Draw validation errors of energy and forces over the steps of a run.
+    """Draw losses, learning rate and validation errors over the steps of a run.
 
     Args:
         history: ``history.jsonl`` of a run.
@@ -24,10 +24,19 @@ def plot_history(history: Path, picture: Path) -> Path:
     """
     lines = [json.loads(line) for line in history.read_text().splitlines()]
     steps = [line["step"] for line in lines]
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    figure, axes = plt.subplots(1, 4, figsize=(15, 3.6), layout="constrained")
+    for axis, title, values in (
+        (axes[0], "training loss", [line["train"]["loss"] for line in lines]),
+        (axes[1], "learning rate", [line.get("learning_rate") for line in lines]),
+    ):
+        known = [np.nan if value is None else value for value in values]
+        if np.any(np.array(known) > 0):
+            axis.semilogy(steps, known, marker="o", markersize=3, color="0.3")
+        axis.set(xlabel="training step", ylabel=title)
+        axis.grid(alpha=0.3, which="both")
     for axis, key, title in (
-        (axes[0], "energy_mae_ev", "energy MAE (meV)"),
-        (axes[1], "forces_mae_ev_per_angstrom", "force MAE (meV/Å)"),
+        (axes[2], "energy_mae_ev", "validation energy MAE (meV)"),
+        (axes[3], "forces_mae_ev_per_angstrom", "validation force MAE (meV/Å)"),
     ):
         values = [line["errors"][0][key] for line in lines]
         if any(value is not None for value in values):
@@ -35,7 +44,8 @@ def plot_history(history: Path, picture: Path) -> Path:
             axis.semilogy(steps, scaled, marker="o", markersize=3)
         axis.set(xlabel="training step", ylabel=title)
         axis.grid(alpha=0.3, which="both")
-    figure.suptitle("Validation errors of the averaged weights")
+    for retreat in lines[-1].get("retreats", []):
+        axes[0].axvline(retreat["step"], color="tab:red", linewidth=0.8)
     figure.savefig(picture, dpi=150)
     plt.close(figure)
     return picture
@@ -60,10 +70,13 @@ def plot_parity(predictions: Predictions, picture: Path) -> Path:
         label = str(ElectronicState(int(state[0]), int(state[1])))
         _scatter(axes[0], values, "energy", molecules, (colour, label))
         _scatter(axes[1], values, "forces", atoms, (colour, label))
-    for axis, name, unit in (
-        (axes[0], "energy above references", "eV"),
-        (axes[1], "force component", "eV/Å"),
+    for axis, kind, name, unit in (
+        (axes[0], "energy", "energy above references", "eV"),
+        (axes[1], "forces", "force component", "eV/Å"),
     ):
+        if kind in values and np.isfinite(values[f"{kind}_label"]).any():
+            error = np.nanmean(np.abs(values[kind] - values[f"{kind}_label"]))
+            axis.set_title(f"MAE {1000 * error:.3g} m{unit}", fontsize=9)
         low, high = axis.get_xlim()
         axis.plot([low, high], [low, high], color="0.6", linewidth=0.8, zorder=0)
         axis.set(xlabel=f"reference {name} ({unit})", ylabel=f"predicted ({unit})")

@@ -30,23 +30,32 @@ def open_data(recipe: Recipe, out: Path) -> PackedDataset:
     Raises:
         ValueError: No data given, or it is damaged; the message says what to do.
     """
-    sources, assume = recipe.data.sources, recipe.data.assume_multiplicity
-    if not sources:
+    if not recipe.data.sources:
         raise ValueError(
             "the recipe names no data; set data.sources or give --data FILE_OR_DATASET"
         )
-    only = Path(sources[0])
-    if len(sources) == 1 and only.is_dir() and not is_deepmd(only):
-        return PackedDataset.open(sources[0], assume_multiplicity=assume)
-    target = out / "dataset"
+    sources = [Path(source) for source in recipe.data.sources]
+    return open_sources(sources, out / "dataset", recipe.data.assume_multiplicity)
+
+
+def open_sources(
+    sources: Sequence[Path], target: Path, assume_multiplicity: Any = None
+) -> PackedDataset:
+    """Open one packed dataset, or what source files are converted to at ``target``.
+
+    Raises:
+        ValueError: Damaged, or ``target`` was converted from other files.
+    """
+    if len(sources) == 1 and sources[0].is_dir() and not is_deepmd(sources[0]):
+        return PackedDataset.open(sources[0], assume_multiplicity=assume_multiplicity)
     if not target.exists():
-        convert(list(sources), target, assume_multiplicity=assume)
-    dataset = PackedDataset.open(target, assume_multiplicity=assume)
+        convert(list(sources), target, assume_multiplicity=assume_multiplicity)
+    dataset = PackedDataset.open(target, assume_multiplicity=assume_multiplicity)
     _check_origin(dataset, sources)
     return dataset
 
 
-def _check_origin(dataset: PackedDataset, sources: Sequence[str]) -> None:
+def _check_origin(dataset: PackedDataset, sources: Sequence[Path]) -> None:
     """Refuse a dataset that an earlier attempt made from other files.
 
     Raises:
@@ -57,10 +66,10 @@ def _check_origin(dataset: PackedDataset, sources: Sequence[str]) -> None:
         for manifest in dataset.manifests
         for entry in manifest.get("provenance", [])
     }
-    if list(made_from.values()) != [source_sha256(Path(s)) for s in sources]:
+    if list(made_from.values()) != [source_sha256(s) for s in sources]:
         raise ValueError(
             f"{dataset.path} was converted from other files than "
-            f"{', '.join(sources)}; remove it or choose another --out"
+            f"{', '.join(map(str, sources))}; remove it or choose another --out"
         )
 
 
@@ -104,8 +113,9 @@ def finish(
     """Run a trainer to its end, draw its pictures, evaluate the test part.
 
     Returns:
-        The report, also written to ``evaluation.json``: errors per state on the
-        validation and (where there is one) on the test part, steps and seconds.
+        The report, also written to ``evaluation.json``: errors per state and the worst
+        molecules of the validation and (where there is one) the test part, steps and
+        seconds.
     """
     out = trainer.out
     potential = load_potential(trainer.run(on_progress))
@@ -122,6 +132,7 @@ def finish(
             part = loader.subset(rows, shuffle=False)
             predictions = evaluate_potential(potential, part)
             report[name] = predictions.errors()
+            report[f"{name}_worst"] = predictions.worst.rows()
             plot_parity(predictions, out / f"parity_{name}.png")
     plot_history(out / "history.jsonl", out / "learning_curve.png")
     (out / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
@@ -18,6 +19,7 @@ from physnet_ase.graph import Graph
 from physnet_ase.quantities import trained
 from physnet_training.train.loss import loss_terms, total_loss
 from physnet_training.train.recipe import OptimizerConfig, Recipe
+from physnet_training.train.start import outputs_only
 
 
 class TrainState(NamedTuple):
@@ -25,37 +27,64 @@ class TrainState(NamedTuple):
 
     step: Int[Array, ""]
     weights: Float[Array, " weights"]
-    average: Float[Array, " weights"]  # exponential moving average
+    average: Float[Array, " weights"]  # what is validated and kept
     optimizer: Any
 
 
 def learning_rate(config: OptimizerConfig) -> optax.Schedule:
-    """Linear warm-up, then a cosine to the final rate."""
-    warmup = min(config.warmup_steps, config.steps // 2)
-    return optax.warmup_cosine_decay_schedule(
-        init_value=config.learning_rate / max(warmup, 1),
-        peak_value=config.learning_rate,
-        warmup_steps=warmup,
-        decay_steps=config.steps,
-        end_value=config.final_learning_rate,
+    """Linear warm-up, then what ``optimizer.schedule`` says."""
+    highest, final = config.learning_rate, config.final_learning_rate
+    if config.schedule == "cosine":
+        warmup = min(config.warmup_steps, config.steps // 2)
+        return optax.warmup_cosine_decay_schedule(
+            init_value=highest / max(warmup, 1),
+            peak_value=highest,
+            warmup_steps=warmup,
+            decay_steps=config.steps,
+            end_value=final,
+        )
+    warmup, start = min(config.warmup_steps, config.decay_start), config.decay_start
+    decay = max(config.steps - start, 1)
+    last = final if config.schedule == "wsd" else highest
+    return optax.join_schedules(
+        [
+            optax.linear_schedule(highest / max(warmup, 1), highest, max(warmup, 1)),
+            optax.linear_schedule(highest, last, decay, start - warmup),
+        ],
+        [warmup],
     )
 
 
-def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Clipped AMSGrad, the optimiser PhysNet was published with."""
-    return optax.chain(
+def make_optimizer(
+    config: OptimizerConfig,
+) -> optax.GradientTransformationExtraArgs:
+    """Clipped AMSGrad, the optimiser PhysNet was published with.
+
+    Its update takes ``rate``, a factor on the learning rate. Without a schedule the
+    momentum is replaced by an average of the weights (Defazio et al., The Road Less
+    Scheduled, 2024).
+    """
+    rates, free = learning_rate(config), config.schedule == "schedule-free"
+    scaling = optax.scale_by_learning_rate(rates)
+
+    def scale(updates: Any, state: Any, params: Any = None, *, rate: Any) -> Any:
+        updates, state = scaling.update(updates, state, params)
+        return jax.tree.map(lambda update: rate * update, updates), state
+
+    chain = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
-        optax.scale_by_amsgrad(),
+        optax.scale_by_amsgrad(b1=0.0) if free else optax.scale_by_amsgrad(),
         optax.add_decayed_weights(config.weight_decay),
-        optax.scale_by_learning_rate(learning_rate(config)),
+        optax.GradientTransformationExtraArgs(scaling.init, scale),
     )
+    return optax.contrib.schedule_free(chain, rates) if free else chain
 
 
 class Trainable(NamedTuple):
     """The compiled functions of a recipe."""
 
     start: TrainState
-    step: Callable[[TrainState, Graph], tuple[TrainState, dict[str, jax.Array]]]
+    step: Callable[[TrainState, Graph, Any], tuple[TrainState, dict[str, jax.Array]]]
     predict: Callable[[Any, Graph], dict[str, jax.Array]]
     unravel: Callable[[Any], Params]
 
@@ -83,6 +112,9 @@ def build(recipe: Recipe, params: Params, labels: Sequence[str]) -> Trainable:
         labels: What is trained, see :func:`trained_labels`.
     """
     flat, unravel = ravel_pytree(jax.tree.map(jnp.asarray, params))
+    learns: Any = 1.0
+    if recipe.start.freeze == "trunk":
+        learns = ravel_pytree(jax.tree.map(jnp.asarray, outputs_only(params)))[0]
     optimizer, config = make_optimizer(recipe.optimizer), recipe.model
     # a copy: the step donates its input, which must not be the average's buffer
     start = TrainState(
@@ -95,27 +127,45 @@ def build(recipe: Recipe, params: Params, labels: Sequence[str]) -> Trainable:
         outputs = PROGRAMS[program_for(labels)](config, unravel(weights), graph)
         return outputs, predicted_labels(outputs, graph, labels)
 
-    def loss_fn(weights: jax.Array, graph: Graph) -> tuple[jax.Array, dict[str, Any]]:
+    def loss_fn(
+        weights: jax.Array, graph: Graph, count: jax.Array
+    ) -> tuple[jax.Array, dict[str, Any]]:
         outputs, predicted = predict_labels(weights, graph)
         penalty = outputs["nonhierarchicality"]
         parts = loss_terms(recipe.loss, predicted, penalty, graph)
-        return total_loss(recipe.loss, parts), parts
+        total = total_loss(recipe.loss, parts)
+        metrics = {"loss": total, **parts}  # comparable from start to end
+        if recipe.loss.late_energy != 1.0 and "energy" in parts:
+            late = count >= recipe.optimizer.late_start
+            more = recipe.loss.weight("energy") * (recipe.loss.late_energy - 1.0)
+            total = total + jnp.where(late, more, 0.0) * parts["energy"]
+        return total, metrics
 
-    def step(state: TrainState, graph: Graph) -> tuple[TrainState, dict[str, Any]]:
-        (loss, parts), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.weights, graph
-        )
-        updates, moments = optimizer.update(gradient, state.optimizer, state.weights)
-        weights = optax.apply_updates(state.weights, updates)
-        count = state.step + 1
+    def averaged(
+        state: TrainState, weights: jax.Array, moments: Any, count: jax.Array
+    ) -> jax.Array:
+        if recipe.optimizer.schedule == "schedule-free":
+            return optax.contrib.schedule_free_eval_params(moments, weights)
         # early averages forget faster, so the start does not linger in short runs
         decay = jnp.minimum(recipe.optimizer.ema_decay, (1.0 + count) / (10.0 + count))
-        average = decay * state.average + (1.0 - decay) * weights
-        metrics = {
-            "loss": loss,
-            "gradient_norm": jnp.linalg.norm(gradient),
-            **parts,
-        }
+        # of this form, so that weights that do not change have themselves as average
+        return state.average + (1.0 - decay) * (weights - state.average)
+
+    def step(
+        state: TrainState, graph: Graph, rate: jax.Array
+    ) -> tuple[TrainState, dict[str, Any]]:
+        (_, metrics), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.weights, graph, state.step
+        )
+        # both: neither the norm of the gradient nor weight decay sees the frozen ones
+        gradient = learns * gradient
+        updates, moments = optimizer.update(
+            gradient, state.optimizer, state.weights, rate=learns * rate
+        )
+        weights = optax.apply_updates(state.weights, learns * updates)
+        count = state.step + 1
+        average = averaged(state, weights, moments, count)
+        metrics["gradient_norm"] = jnp.linalg.norm(gradient)
         return TrainState(count, weights, average, moments), metrics
 
     def predict(weights: Any, graph: Graph) -> dict[str, jax.Array]:

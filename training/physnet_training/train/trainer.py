@@ -1,6 +1,7 @@
 """A training run: folder, split, references, steps, validation, exact resume."""
 
 import json
+import logging
 import shutil
 import signal
 import threading
@@ -8,6 +9,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +20,8 @@ from filelock import FileLock, Timeout
 
 from physnet_ase.graph import Graph
 from physnet_ase.network.initial import initial_parameters, starting_parameters
-from physnet_ase.potential import Potential
-from physnet_ase.references import without_references
+from physnet_ase.potential import Potential, load_potential
+from physnet_ase.references import References, without_references
 from physnet_training.loading.loader import PackedMemmapLoader
 from physnet_training.loading.pairs import SeparatedPairs
 from physnet_training.loading.prefetch import Feed
@@ -33,9 +36,11 @@ from physnet_training.train.data import (
     with_heads,
 )
 from physnet_training.train.evaluate import Predictions
+from physnet_training.train.guard import MOST_RETREATS, Diverged, Guard
 from physnet_training.train.recipe import Recipe, recipe_from
 from physnet_training.train.split import SPLIT_FILE, Split, make_split
-from physnet_training.train.store import RunStore
+from physnet_training.train.start import START_FOLDER, check_start, parameters_of_levels
+from physnet_training.train.store import RunStore, Stored, full_disk_is_said
 
 CHECK_EVERY = 50
 """Steps between looks at the loss; a NaN is traced back to its own step."""
@@ -44,6 +49,8 @@ CHECK_EVERY = 50
 STORE_SECONDS = 600.0
 """A state is stored when the last one is older than this, validation or not."""
 RECIPE_FILE, LOCK_FILE = "recipe.json", "run.lock"
+_MOST_ASKED = 20_000  # training molecules that the references of a start are fitted to
+logger = logging.getLogger(__name__)
 
 
 class TrainingStopped(RuntimeError):
@@ -73,8 +80,10 @@ class Trainer:
     """Runs a recipe on a dataset into a folder, or continues one there.
 
     The folder holds ``recipe.json``, ``split.npz``, ``history.jsonl``, ``state/``
-    (everything needed to continue exactly) and ``model/`` (the averaged weights with
-    the lowest validation loss).
+    (everything needed to continue exactly), ``start/`` (what a fine-tuning started
+    from), ``before_decay/`` (the same where a longer
+    run branches off) and ``model/`` (the averaged weights with the lowest validation
+    loss).
     """
 
     def __init__(
@@ -100,11 +109,6 @@ class Trainer:
                 f"{dataset.levels[0]!r}, is in the validation part; use another split"
             )
         self.validation = whole.subset(first, shuffle=False)
-        self.references, scale = dataset_references(
-            dataset, split.train, additive=recipe.model.conditioning == "local"
-        )
-        check_states(dataset, split.validation, self.references, recipe.model)
-        self.metadata = describe(recipe, dataset, split, self.references)
         self.fingerprint = dataset_fingerprint(dataset)
         labels = step_module.trained_labels(recipe, dataset.fields)
         if not labels:
@@ -113,14 +117,22 @@ class Trainer:
                 f"{dataset.path} holds {there}, none of which has a weight in [loss]; "
                 "nothing would be learned"
             )
-        graph = next(self.validation.graphs(recipe.model.cutoff))._replace(labels=None)
-        self.validation.restore(self.validation.state() | {"epoch": 0, "index": 0})
-        params = initial_parameters(recipe.model, graph, options.seed)
-        self.functions = step_module.build(
-            recipe, starting_parameters(params, scale), labels
-        )
+        build = partial(step_module.build, recipe, labels=labels)
+        if recipe.start.model is None:
+            self.references, scale = self._fit_references()
+            self.functions = build(self._first_parameters(scale))
+        else:
+            start = load_potential(out / START_FOLDER)
+            check_start(start, dataset, split.train)
+            self.functions = build(parameters_of_levels(start, dataset.levels))
+            self.references, _ = self._fit_references(self._network_energies())
+        check_states(dataset, split.validation, self.references, recipe.model)
+        self.metadata = describe(recipe, dataset, split, self.references)
         self.state = self.functions.start
         self.best: float | None = None
+        self.waits = 0  # validations since then
+        self.guard = Guard()
+        self.on_history: Callable[[dict[str, Any]], None] = lambda line: None
         self.seconds = 0.0
         self.waited = 0.0  # of these, for data
         self._pairs: SeparatedPairs | None = None
@@ -130,21 +142,85 @@ class Trainer:
             rows = split.train[levels_of(dataset, split.train) == 0]
             self._pairs = SeparatedPairs(dataset, rows, options.seed, states)
         self._store = RunStore(out / "state")
+        self._branch = RunStore(out / "before_decay")
         self._stored_at = time.monotonic()
+
+    def _fit_references(
+        self, less: "np.ndarray | None" = None
+    ) -> tuple[list[References], float]:
+        local = self.recipe.model.conditioning == "local"
+        return dataset_references(
+            self.dataset, self.split.train, additive=local, less=less
+        )
+
+    def _first_parameters(self, scale: float) -> Any:
+        """Those of a training from scratch."""
+        recipe = self.recipe
+        graph = next(self.validation.graphs(recipe.model.cutoff))._replace(labels=None)
+        self.validation.restore(self.validation.state() | {"epoch": 0, "index": 0})
+        params = initial_parameters(recipe.model, graph, recipe.optimizer.seed)
+        return starting_parameters(params, scale)
+
+    def _network_energies(self) -> np.ndarray:
+        """What the first weights say of training molecules, without references.
+
+        [molecules of the dataset] eV, NaN where they were not asked, or do not learn
+        energies.
+        """
+        rows = self.split.train[:: -(-len(self.split.train) // _MOST_ASKED)]
+        loader, place = self.loader.subset(np.sort(rows), shuffle=False), 0
+        energies = np.full(len(self.dataset), np.nan)
+        for graph in loader.graphs(self.recipe.model.cutoff):
+            predicted = self.functions.predict(self.functions.start.weights, graph)
+            if "energy" not in predicted:
+                return np.zeros(len(self.dataset))
+            own = np.asarray(predicted["energy"], np.float64)[graph.molecule_mask]
+            energies[loader.indices[place : place + len(own)]] = own
+            place += len(own)
+        return energies
 
     def potential(self) -> Potential:
         """The averaged weights of this moment as a potential."""
         params = self.functions.unravel(self.state.average)
         return Potential(self.metadata, params)
 
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the validations have stopped improving for good."""
+        patience = self.recipe.optimizer.patience
+        return patience is not None and self.waits >= patience
+
     def run(
         self, on_progress: Callable[[TrainingProgress], None] | None = None
     ) -> Path:
         """Train to the end; return the model directory.
 
+        A run whose loss is not finite, or explodes, goes back to its last stored state
+        and on at half the learning rate, three times at most.
+
         Raises:
-            FloatingPointError: The loss is not finite; the batch's molecules are named.
+            FloatingPointError: It diverged once more; the batch's molecules are named.
+            TrainingStopped: A signal came.
         """
+        with _Checksums(self.dataset) as checksums, _stop_requests() as stop:
+            while not self._ended():
+                try:
+                    self._steps(checksums, stop, on_progress)
+                except Diverged as trouble:
+                    self._go_back(trouble)
+        return self.out / "model"
+
+    def _ended(self) -> bool:
+        done = int(self.state.step)
+        return done >= self.recipe.optimizer.steps or self.stopped_early
+
+    def _steps(
+        self,
+        checksums: "_Checksums",
+        stop: threading.Event,
+        on_progress: Callable[[TrainingProgress], None] | None,
+    ) -> None:
+        """Train to the end, or until something stops it."""
         recent: deque[Record] = deque(maxlen=CHECK_EVERY)
         earlier = time.monotonic() - self.seconds, self.waited
 
@@ -154,38 +230,60 @@ class Trainer:
         def busy() -> bool:
             return bool(recent) and not recent[-1].metrics["loss"].is_ready()
 
-        with (
-            _Checksums(self.dataset) as checksums,
-            _stop_requests() as stop,
-            Feed(
-                self.loader,
-                self.recipe.model.cutoff,
-                prepare,
-                extra=self._pair_graph,
-                first=int(self.state.step),
-            ) as feed,
-        ):
-            while (done := int(self.state.step)) < self.recipe.optimizer.steps:
-                for step in self._until_check(done):
+        with Feed(
+            self.loader,
+            self.recipe.model.cutoff,
+            prepare,
+            extra=self._pair_graph,
+            first=int(self.state.step),
+        ) as feed:
+            while not self._ended():
+                rate = np.float32(self.guard.rate)
+                for step in self._until_check(int(self.state.step)):
                     batch = feed.take(busy)
-                    self.state, metrics = self.functions.step(self.state, batch.graph)
+                    self.state, metrics = self.functions.step(
+                        self.state, batch.graph, rate
+                    )
                     recent.append(Record(step, batch.epoch, batch.number, metrics))
                     if stop.is_set():
                         break
-                self._check_finite(recent)
+                self._check_loss(recent)
                 checksums.check()
                 self.seconds = time.monotonic() - earlier[0]
                 self.waited = earlier[1] + feed.waited
                 self._report(step, recent, feed.position, on_progress)
                 recent.clear()
-                if stop.is_set() and step < self.recipe.optimizer.steps:
+                if stop.is_set() and not self._ended():
                     self._save(step, feed.position)
                     raise TrainingStopped(
                         f"stopped at step {step} of {self.recipe.optimizer.steps}, "
                         f"which is stored; continue with: physnet-train resume "
                         f"{self.out}"
                     )
-        return self.out / "model"
+
+    def _go_back(self, trouble: Diverged) -> None:
+        """Continue at the last stored state with half the learning rate.
+
+        Raises:
+            FloatingPointError: It was done three times already.
+        """
+        if len(self.guard.retreats) >= MOST_RETREATS:
+            raise FloatingPointError(
+                f"{trouble}. Going back and halving the learning rate {MOST_RETREATS} "
+                "times did not help. Look at the labels with `physnet-train inspect`, "
+                "or lower optimizer.learning_rate; the last good state is in "
+                f"{self.out / 'state'}"
+            ) from trouble
+        guard, seconds, waited = self.guard.state(), self.seconds, self.waited
+        failed = int(self.state.step)
+        step = self.restore()
+        self.guard.restore(guard)  # what it has seen must not be forgotten
+        self.seconds, self.waited = seconds, waited
+        self.guard.retreat(failed, step, str(trouble))
+        logger.warning(
+            "%s; going back to step %d with %.3g of the learning rate",
+            *(trouble, step, self.guard.rate),
+        )
 
     def _pair_graph(self, number: int) -> Graph | None:
         """A batch of separated pairs where the batch of this number is one."""
@@ -206,6 +304,8 @@ class Trainer:
             (done // every + 1) * every
             for every in (CHECK_EVERY, options.validate_every)
         ]
+        if done < options.decay_start:
+            ends.append(options.decay_start)
         return range(done + 1, min(*ends, options.steps) + 1)
 
     def _report(
@@ -223,6 +323,8 @@ class Trainer:
             self._save(step, position)
         elif time.monotonic() - self._stored_at > STORE_SECONDS:
             self._save(step, position)
+        if step == self.recipe.optimizer.decay_start < steps:
+            self._save(step, position, self._branch)
         if on_progress is not None:
             loss = float(np.mean([r.metrics["loss"] for r in recent]))
             on_progress(TrainingProgress(step, steps, loss, self.seconds, errors))
@@ -237,18 +339,20 @@ class Trainer:
             "shapes": padding.shapes,
         }
 
-    def _check_finite(self, recent: "deque[Record]") -> None:
+    def _check_loss(self, recent: "deque[Record]") -> None:
+        losses = []
         for step, epoch, index, metrics in recent:
             values = {name: float(value) for name, value in metrics.items()}
             bad = [name for name, value in values.items() if not np.isfinite(value)]
             if bad:
                 rows = self.loader.molecules(epoch, index).tolist()
-                raise FloatingPointError(
+                raise Diverged(
                     f"step {step} (epoch {epoch}, batch {index}): {', '.join(bad)} is "
-                    f"not finite. Molecules of the batch: {rows}. Look at their labels "
-                    "with `physnet-train inspect`, or lower optimizer.learning_rate; "
-                    f"the last good state is in {self.out / 'state'}"
+                    f"not finite. Molecules of the batch: {rows}"
                 )
+            losses.append(values["loss"])
+        if reason := self.guard.exploded(losses):
+            raise Diverged(f"step {recent[-1].step}: {reason}")
 
     def _validate(self, step: int, recent: "deque[Record]") -> dict[str, Any]:
         """Errors of the averaged weights per state; keeps the model when it is best."""
@@ -258,7 +362,7 @@ class Trainer:
         )
         predict, average = self.functions.predict, self.state.average
         predicted = ((graph, predict(average, graph)) for graph in graphs)
-        table = Predictions(predicted).errors()
+        table = Predictions(predicted, self.validation.indices).errors()
         weights = self.recipe.loss
         score = sum(
             weight * (table[0][key] or 0.0)
@@ -267,8 +371,9 @@ class Trainer:
                 (weights.weight("forces"), "forces_mae_ev_per_angstrom"),
             )
         )
+        self.waits += 1
         if self.best is None or score < self.best:
-            self.best = score
+            self.best, self.waits = score, 0
             training = {
                 "steps": step,
                 "seconds": round(self.seconds, 1),
@@ -279,14 +384,20 @@ class Trainer:
                 "data_sha256": self.fingerprint,
                 "recipe": self.recipe.model_dump(
                     mode="json",
-                    exclude={"model": True, "data": True, "sampling": {"weights"}},
+                    exclude={
+                        **{"model": True, "data": True},
+                        **{"sampling": {"weights"}, "start": {"model"}},
+                    },
                 ),
             }
+            if (start := self.recipe.start.model) is not None:
+                training["started_from"] = Path(start).name
             metadata = self.metadata.model_copy(
                 update={"training": training, "validation_errors": table}
             )
             params = self.functions.unravel(self.state.average)
-            Potential(metadata, params).save(self.out / "model")
+            with full_disk_is_said(self.out):
+                Potential(metadata, params).save(self.out / "model")
         loss = {
             name: float(np.mean([r.metrics[name] for r in recent]))
             for name in recent[-1].metrics
@@ -294,41 +405,93 @@ class Trainer:
         line = {
             "step": step,
             "seconds": self.seconds,
+            "learning_rate": self.learning_rate(step),
             "train": loss,
             "data": self.data_report(),
             "errors": table,
         }
-        with (self.out / "history.jsonl").open("a", encoding="utf-8") as file:
+        if self.guard.retreats:
+            line["retreats"] = self.guard.retreats
+        with (
+            full_disk_is_said(self.out),
+            (self.out / "history.jsonl").open("a", encoding="utf-8") as file,
+        ):
             file.write(json.dumps(line) + "\n")
+        self.on_history(line)
+        self._slow_down()
         return table[0]
 
-    def _save(self, step: int, position: dict[str, Any]) -> None:
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of a step, with what the guard takes off."""
+        rate = step_module.learning_rate(self.recipe.optimizer)(step - 1)
+        return float(rate) * self.guard.rate
+
+    def _slow_down(self) -> None:
+        """Halve the rate of ``plateau`` when validations have stopped improving."""
+        options = self.recipe.optimizer
+        if options.schedule != "plateau" or self.waits == 0:
+            return
+        if self.waits % options.plateau_patience == 0:
+            least = options.final_learning_rate / options.learning_rate
+            self.guard.rate = max(0.5 * self.guard.rate, min(least, self.guard.rate))
+
+    def _save(
+        self, step: int, position: dict[str, Any], store: RunStore | None = None
+    ) -> None:
         meta = {
             "loader": position,
             "best": self.best,
+            "waits": self.waits,
             "seconds": self.seconds,
             "waited": self.waited,
+            "guard": self.guard.state(),
+            "schedule_steps": self.recipe.optimizer.steps,
         }
-        self._store.save(step, self.state._asdict(), meta)
-        self._stored_at = time.monotonic()
+        (store or self._store).save(step, self.state._asdict(), meta)
+        if store is None:
+            self._stored_at = time.monotonic()
 
     def store_start(self) -> None:
         """Store the state before the first step, so that any run can be continued."""
         self._save(0, self.loader.state())
 
     def restore(self) -> int:
-        """Continue from the newest stored state; return its step.
+        """Continue from the newest state that fits the recipe; return its step.
+
+        A longer run does not go on from within the decay of a shorter one, but from
+        where that began.
 
         Raises:
             FileNotFoundError: No state was stored yet.
         """
-        step, state, meta = self._store.restore(self.state._asdict())
-        self.state = step_module.TrainState(**state)
+        like, best = self.state._asdict(), None
+        for stored in chain(self._store.states(like), self._branch.states(like)):
+            if best is None:  # that of the newest is the one in model/
+                best = stored.meta["best"]
+            if self._fits(stored):
+                break
+        else:
+            raise FileNotFoundError(
+                f"{self.out / 'state'} holds no stored state to continue from; start "
+                "the training again"
+            )
+        meta = stored.meta
+        self.state = step_module.TrainState(**stored.state)
         self.loader.restore(meta["loader"])
-        self.best, self.seconds = meta["best"], meta["seconds"]
-        self.waited = meta["waited"]
-        self._trim_history(step)
-        return step
+        self.seconds, self.waited = meta["seconds"], meta["waited"]
+        self.best, self.waits = best, meta.get("waits", 0)
+        if "guard" in meta:
+            self.guard.restore(meta["guard"])
+        self._trim_history(stored.step)
+        return stored.step
+
+    def _fits(self, stored: Stored) -> bool:
+        """Whether a run of the recipe's length comes through a state."""
+        options = self.recipe.optimizer
+        steps = stored.meta.get("schedule_steps", options.steps)
+        other = options.model_copy(update={"steps": steps})
+        common = min(options.decay_start, other.decay_start)
+        return bool(steps == options.steps or stored.step <= common)
 
     def _trim_history(self, step: int) -> None:
         """Drop lines after the restored step, which will be written again."""
@@ -439,18 +602,29 @@ def prepare(
     shutil.rmtree(out / "state", ignore_errors=True)
     split = split or make_split(dataset, recipe.split)
     recipe = with_heads(recipe, dataset)
+    if recipe.start.model is not None:
+        load_potential(recipe.start.model).save(out / START_FOLDER)
     trainer = Trainer(recipe, dataset, out, split)
     split.save(out / SPLIT_FILE)
     trainer.store_start()
+    # last: from here on the run can be resumed
+    _write_run(out, recipe, Path(dataset.path), trainer.fingerprint)
+    return trainer
+
+
+def _write_run(out: Path, recipe: Recipe, dataset: Path, fingerprint: str) -> None:
+    """Write ``recipe.json``; a dataset inside the folder moves with it."""
+    dataset, folder = dataset.resolve(), out.resolve()
+    inside = dataset.is_relative_to(folder)
     content = {
         "recipe": recipe.model_dump(mode="json"),
-        "dataset": str(Path(dataset.path).resolve()),
-        "dataset_sha256": trainer.fingerprint,
+        "dataset": str(dataset.relative_to(folder) if inside else dataset),
+        "dataset_sha256": fingerprint,
     }
     partial = out / f"{RECIPE_FILE}.part"
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    partial.replace(out / RECIPE_FILE)  # last: from here on the run can be resumed
-    return trainer
+    with full_disk_is_said(out):
+        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        partial.replace(out / RECIPE_FILE)
 
 
 def check_new(out: Path) -> None:
@@ -466,12 +640,19 @@ def check_new(out: Path) -> None:
         )
 
 
-def reopen(out: Path) -> Trainer:
+def reopen(out: Path, *, steps: int | None = None, data: Path | None = None) -> Trainer:
     """Reopen the run in ``out`` at its newest stored state.
 
+    Args:
+        out: The folder.
+        steps: Train so many steps in all instead: more than the run was to have.
+        data: Where the dataset lies now.
+
     Raises:
-        FileNotFoundError: ``out`` holds no run, or the run no stored state.
-        ValueError: The dataset is not the one that the run began with.
+        FileNotFoundError: ``out`` holds no run, or the run no stored state, or the
+            dataset is not where it was.
+        ValueError: The dataset is not the one that the run began with, or the schedule
+            cannot be extended.
     """
     file = out / RECIPE_FILE
     if not file.is_file():
@@ -481,14 +662,49 @@ def reopen(out: Path) -> Trainer:
         )
     content = json.loads(file.read_text(encoding="utf-8"))
     recipe = recipe_from(content["recipe"], file)
+    if steps is not None:
+        recipe = _extended(recipe, steps, out)
+    place = out / content["dataset"] if data is None else data
+    if not place.exists():
+        raise FileNotFoundError(
+            f"{place}, the dataset of {out}, does not exist; when it was moved, say "
+            f"where to: physnet-train resume {out} --data PATH"
+        )
     dataset = PackedDataset.open(
-        content["dataset"], assume_multiplicity=recipe.data.assume_multiplicity
+        place, assume_multiplicity=recipe.data.assume_multiplicity
     )
-    if dataset_fingerprint(dataset) != content["dataset_sha256"]:
+    fingerprint = dataset_fingerprint(dataset)
+    if fingerprint != content["dataset_sha256"]:
         raise ValueError(
             f"{dataset.path} is not the dataset that {out} was begun with: its "
             "checksums differ. Put the old one back, or start a new run"
         )
     trainer = Trainer(recipe, dataset, out, Split.load(out / SPLIT_FILE))
     trainer.restore()
+    if steps is not None:
+        trainer.waits = 0  # whoever asks for more steps wants them taken
+    if steps is not None or data is not None:
+        _write_run(out, recipe, place, fingerprint)
     return trainer
+
+
+def _extended(recipe: Recipe, steps: int, out: Path) -> Recipe:
+    """The recipe with more steps.
+
+    Raises:
+        ValueError: Not more, or the schedule is made for one length.
+    """
+    options = recipe.optimizer
+    if steps <= options.steps:
+        raise ValueError(
+            f"--steps {steps}: {out} trains {options.steps} steps already; give more, "
+            "counted from its start"
+        )
+    if options.decay_start == 0:
+        raise ValueError(
+            f"--steps {steps}: the schedule {options.schedule!r} of {out} is made for "
+            f"{options.steps} steps and cannot be extended. Train anew with --steps "
+            f"{steps}; a run with optimizer.schedule = 'wsd' can be extended later"
+        )
+    update = {"optimizer": options.model_copy(update={"steps": steps})}
+    return recipe.model_copy(update=update)

@@ -1,0 +1,113 @@
+"""What a fine-tuning starts from: a checkpoint, its architecture, what it may learn."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase.data import chemical_symbols
+from flax.traverse_util import flatten_dict, unflatten_dict
+from numpy.typing import NDArray
+
+from physnet_ase.config import ModelConfig, resolve_config
+from physnet_ase.network.levels import joined_levels
+from physnet_ase.potential import Potential, load_potential
+from physnet_training.packed import PackedDataset
+from physnet_training.packed.reader import parts
+
+START_FOLDER = "start"
+"""Copy of the checkpoint in the folder of a run, which resumes without the other."""
+_OUTPUTS = ("output_", "scale", "shift")
+"""How the parameters begin that are no part of the trunk."""
+
+
+def with_architecture(content: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A recipe's content with the architecture of the checkpoint that it starts from.
+
+    Args:
+        content: As read from TOML.
+        folder: From where a relative path counts.
+
+    Raises:
+        FileNotFoundError: No such checkpoint.
+        ValueError: The recipe asks for another architecture.
+    """
+    start = content.get("start")
+    name = start.get("model") if isinstance(start, Mapping) else None
+    if not isinstance(start, Mapping) or not isinstance(name, str):
+        return content
+    if (folder / name).exists():
+        name = str((folder / name).resolve())
+    there = load_potential(name).config.model_dump(mode="json")
+    asked = content.get("model", {})
+    if isinstance(asked, str) or "preset" in asked:
+        asked = resolve_config(asked).model_dump()
+    wanted = ModelConfig.model_validate({**there, **asked}).model_dump(mode="json")
+    for key, value in wanted.items():
+        if value != there[key]:
+            raise ValueError(
+                f"model.{key} is {there[key]} in {name} and {value} in the recipe; a "
+                "checkpoint brings its architecture with it, leave it out of [model]"
+            )
+    return {**content, "start": {**start, "model": name}, "model": there}
+
+
+def check_start(
+    potential: Potential, dataset: PackedDataset, molecules: NDArray[np.int64]
+) -> None:
+    """Refuse data that a checkpoint has no trained weights for.
+
+    Raises:
+        ValueError: An element that it has not seen, or a state outside its ranges.
+    """
+    heads = [potential.level(name) for name in potential.levels] or [potential]
+    elements = sorted({number for head in heads for number in head.elements})
+    for rows in parts(molecules):
+        numbers = np.unique(dataset.take("atomic_numbers", dataset.atom_rows(rows)))
+        new = np.setdiff1d(numbers, elements).tolist()
+        if new:
+            known = ", ".join(chemical_symbols[z] for z in elements)
+            raise ValueError(
+                f"{dataset.path} holds {', '.join(chemical_symbols[z] for z in new)}, "
+                f"the checkpoint {potential.metadata.name!r} has seen {known} only; "
+                "train from scratch, or leave these molecules out"
+            )
+        (low, high), (_, highest) = (
+            potential.config.charge_range,
+            potential.config.spin_range,
+        )
+        for charge, spin in dataset.count_states(rows):
+            if not (low <= charge <= high and spin <= highest):
+                raise ValueError(
+                    f"{dataset.path} holds charge {charge:+d}, multiplicity {spin}; "
+                    f"the checkpoint {potential.metadata.name!r} takes charges "
+                    f"{low}..{high} and multiplicities 1..{highest}; train from "
+                    "scratch, or leave these molecules out"
+                )
+
+
+def parameters_of_levels(potential: Potential, levels: Sequence[str]) -> Any:
+    """Weights of a checkpoint with a head for each level of theory of some data.
+
+    Args:
+        potential: The checkpoint; a level that it lacks starts from its own one.
+        levels: Names, at most one: the checkpoint's own level goes on.
+    """
+    if len(levels) < 2:
+        return potential.params
+    known = [
+        potential.level(name) if name in potential.levels else potential
+        for name in levels
+    ]
+    return joined_levels([each.params for each in known])
+
+
+def outputs_only(params: Any) -> Any:
+    """1 for each weight behind the trunk, 0 for each in it, shaped as ``params``."""
+    flat = flatten_dict(params)
+    return unflatten_dict(
+        {
+            path: np.full(leaf.shape, float(path[0].startswith(_OUTPUTS)), leaf.dtype)
+            for path, leaf in flat.items()
+        }
+    )

@@ -1,0 +1,196 @@
+"""A starting recipe for a dataset: what suits its size, states, labels and a time."""
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from physnet_ase.config import PRESETS
+from physnet_ase.quantities import trained
+from physnet_ase.references import without_references
+from physnet_training.packed import PackedDataset
+from physnet_training.packed.reader import parts
+from physnet_training.train.recipe import Recipe, commented, recipe_from
+from physnet_training.train.split import make_split
+from physnet_training.train.trainer import Trainer
+
+_KEYS = (
+    *("name", "data.sources", "data.assume_multiplicity"),
+    *("model.num_features", "model.num_blocks", "model.cutoff", "model.max_degree"),
+    *("model.conditioning", "model.charge_range", "model.spin_range"),
+    *("model.electrostatics", "model.spin_populations"),
+    *("split.kind", "split.train_fraction", "split.holdout_groups"),
+    *("optimizer.steps", "optimizer.batch_size", "optimizer.schedule"),
+    *("optimizer.learning_rate", "optimizer.validate_every"),
+)
+_MEASURED_SECONDS = 5.0
+_MOST_EPOCHS = 4000
+"""Passes over the data after which nothing is to be gained by more."""
+_REST = 0.85  # of the time is for steps; compiling, validating and saving need some
+_EPOCHS, _FINETUNE_STEPS, _FINETUNE_RATE = 200, (1_000, 20_000), 3e-4
+"""Of a fine-tuning: passes over the data, bounds of its steps, learning rate."""
+_SAMPLE = 2000  # molecules looked at for their extent
+
+
+def suggest(dataset: PackedDataset, seconds_per_step: float, minutes: float) -> Recipe:
+    """The recipe for a dataset and a time.
+
+    Args:
+        dataset: Its molecules.
+        seconds_per_step: As :func:`measure` has it; 0 where it is not known yet.
+        minutes: Of training.
+
+    Raises:
+        ValueError: No molecule's state is known.
+    """
+    states = dataset.states
+    if not states:
+        raise ValueError(
+            f"{dataset.path} knows the multiplicity of no molecule; convert it again "
+            "with its spin, or give --assume-multiplicity lowest"
+        )
+    charges, spins = (sorted({s[place] for s in states}) for place in (0, 1))
+    single = _single(dataset)
+    batch = _batch_size(dataset)
+    steps = 20_000
+    if seconds_per_step > 0:
+        steps = int(60 * minutes * _REST / seconds_per_step)
+        steps = max(_rounded(min(steps, _MOST_EPOCHS * len(dataset) // batch)), 100)
+    small = PRESETS["small"]
+    content = {
+        "name": Path(dataset.path).name,
+        "data": {
+            "sources": [str(Path(dataset.path).resolve())],
+            "assume_multiplicity": dataset.assume_multiplicity,
+        },
+        "model": {
+            "preset": "small",
+            # a molecule that is smaller has no use for more
+            "cutoff": min(small.cutoff, max(np.ceil(_extent(dataset)), 3.0)),
+            "charge_range": [min(charges[0], 0), max(charges[-1], 0)],
+            "spin_range": [1, spins[-1]],
+            "electrostatics": not single or charges != [0],
+            "spin_populations": "spin_populations" in dataset.labels,
+        },
+        "split": _split(dataset),
+        "loss": _loss(dataset),
+        "optimizer": {"batch_size": batch, "schedule": "wsd", **_lengths(steps)},
+    }
+    return recipe_from(content, "the suggested recipe")
+
+
+def finetune_content(model: str, dataset: PackedDataset, freeze: str) -> dict[str, Any]:
+    """The content of a recipe that fine-tunes a checkpoint on a dataset.
+
+    Args:
+        model: Directory or pretrained name.
+        dataset: Its molecules.
+        freeze: As ``start.freeze``.
+    """
+    batch = _batch_size(dataset)
+    steps = int(np.clip(_EPOCHS * len(dataset) // batch, *_FINETUNE_STEPS))
+    return {
+        "name": f"{Path(model).name}-finetuned",
+        "start": {"model": model, "freeze": freeze},
+        "split": _split(dataset),
+        "loss": _loss(dataset),
+        "optimizer": {
+            "batch_size": batch,
+            "learning_rate": _FINETUNE_RATE,
+            **_lengths(_rounded(steps)),
+        },
+    }
+
+
+def _rounded(steps: int) -> int:
+    digits = 10 ** max(len(str(steps)) - 2, 0)
+    return steps // digits * digits
+
+
+def _lengths(steps: int) -> dict[str, int]:
+    part = max(steps // 20, 1)
+    return {"steps": steps, "warmup_steps": min(500, part), "validate_every": part}
+
+
+def _batch_size(dataset: PackedDataset) -> int:
+    return int(np.clip(2 ** round(np.log2(max(len(dataset) / 30, 1))), 4, 32))
+
+
+def _split(dataset: PackedDataset) -> dict[str, str]:
+    return {"kind": "geometry" if len(dataset.states) > 1 else "molecule"}
+
+
+def _loss(dataset: PackedDataset) -> dict[str, Any]:
+    single = _single(dataset)
+    return {
+        q.name: 50.0 if single and q.name == "forces" else q.loss_weight
+        for q in trained()
+        if q.name in dataset.labels
+    }
+
+
+def measure(recipe: Recipe, dataset: PackedDataset) -> float:
+    """Seconds of a training step of a recipe, compiled, on this machine as it is."""
+    with tempfile.TemporaryDirectory() as folder:
+        split = make_split(dataset, recipe.split)
+        trainer = Trainer(recipe, dataset, Path(folder), split)
+        graphs = trainer.loader.graphs(recipe.model.cutoff)
+        graph = jax.device_put(without_references(next(graphs), trainer.references))
+        state, rate = trainer.state, np.float32(1.0)
+        state, _ = trainer.functions.step(state, graph, rate)  # compiles
+        state.weights.block_until_ready()
+        seconds: list[float] = []
+        while len(seconds) < 3 or sum(seconds) < _MEASURED_SECONDS:
+            started = time.monotonic()
+            state, _ = trainer.functions.step(state, graph, rate)
+            state.weights.block_until_ready()
+            seconds.append(time.monotonic() - started)
+    return float(np.mean(seconds))
+
+
+def starting_recipe(dataset: PackedDataset, minutes: float) -> str:
+    """A commented recipe for a dataset, with the steps that a time allows here."""
+    seconds = measure(suggest(dataset, 0.0, minutes), dataset)
+    recipe = suggest(dataset, seconds, minutes)
+    labels = ", ".join(f"{name} {n}" for name, n in dataset.labels.items()) or "none"
+    states = "; ".join(f"{q:+d}, {m}: {n}" for (q, m), n in dataset.states.items())
+    weights = [f"loss.{q.name}" for q in trained() if q.name in dataset.labels]
+    head = (
+        f"# {len(dataset)} molecules of at most {int(dataset.n_atoms.max())} atoms\n"
+        f"# charge, multiplicity: molecules: {states}\n"
+        f"# labels: {labels}\n"
+        f"# one step of {recipe.optimizer.batch_size} molecules took {seconds:.2g} s; "
+        f"the steps below are for {minutes:g} minutes\n"
+        "# all settings with their defaults: physnet-train train --show-defaults\n"
+    )
+    return head + "\n" + commented(recipe, only=[*_KEYS, *weights])
+
+
+def _single(dataset: PackedDataset) -> bool:
+    """Whether all are one molecule, by its sum of atoms, in one state."""
+    first = None
+    if len(dataset.states) > 1:
+        return False
+    for rows in parts(range(len(dataset))):
+        owner = np.repeat(np.arange(len(rows)), dataset.n_atoms[rows])
+        numbers = dataset.take("atomic_numbers", dataset.atom_rows(rows))
+        table = np.zeros((len(rows), 119), np.int32)
+        np.add.at(table, (owner, numbers), 1)
+        first = table[0] if first is None else first
+        if (table != first).any():
+            return False
+    return True
+
+
+def _extent(dataset: PackedDataset) -> float:
+    """The longest side of the molecules, in Å."""
+    rows = np.unique(np.linspace(0, len(dataset) - 1, _SAMPLE).astype(int))
+    rows = np.union1d(rows, [int(np.argmax(dataset.n_atoms))])
+    positions = dataset.take("positions", dataset.atom_rows(rows))
+    sizes = dataset.n_atoms[rows]
+    first = np.cumsum(sizes) - sizes
+    high, low = (f.reduceat(positions, first) for f in (np.maximum, np.minimum))
+    return float(np.linalg.norm(high - low, axis=1).max())
