@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from ase import Atoms
@@ -13,8 +14,10 @@ from physnet_training.packed import PackedDataset
 from physnet_training.train.data import with_heads
 from physnet_training.train.evaluate import evaluate_potential
 from physnet_training.train.recipe import recipe_from
+from physnet_training.train.start import parameters_of_levels
 from physnet_training.train.trainer import prepare
 
+from physnet_ase.network.levels import model_of_level
 from physnet_ase.potential import Potential, load_potential
 
 LADDERS = Path(__file__).parents[2] / "training/data/states_dft/ladders.npz"
@@ -143,3 +146,16 @@ def test_a_wrong_number_of_heads_is_refused(dataset: PackedDataset) -> None:
     recipe = recipe_from({"model": {**TINY, "num_levels": 3}}, "test")
     with pytest.raises(ValueError, match="num_levels is 3.*holds 2 levels"):
         with_heads(recipe, dataset)
+
+
+def test_a_fine_tuning_takes_the_heads_it_finds(trained: Potential) -> None:
+    there = trained.level("cheap")
+    params = parameters_of_levels(trained, ["cheap/basis", "new/basis"])
+    config = trained.config.model_copy(update={"num_levels": 2})
+    for level, expected in enumerate((there, trained)):  # the new one starts as ours
+        _, found = model_of_level(config, params, level)
+        for ours, theirs in zip(
+            jax.tree.leaves(found), jax.tree.leaves(expected.params), strict=True
+        ):
+            assert np.array_equal(ours, theirs)
+    assert parameters_of_levels(trained, ["any"]) is trained.params
