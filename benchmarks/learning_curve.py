@@ -1,9 +1,9 @@
 """What more labels would buy: gaps of unseen molecules against molecules labelled.
 
 Trains the network of ``states-organic`` on the labels in four states alone, with a
-quarter, half and all of the organic molecules, the same number of steps each, and asks for the
-vertical energies of the molecules that the recipe holds out. Twenty minutes on two
-cores.
+quarter, half and all of the organic molecules, the same number of steps each, and asks
+for the vertical energies of the molecules that the recipe holds out. Twenty minutes on
+two cores.
 
     python benchmarks/learning_curve.py --json FILE.json --plot FILE.png
 """
