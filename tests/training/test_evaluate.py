@@ -50,7 +50,7 @@ def test_errors_are_those_of_the_public_potential(
                 forces.append((result.forces - label).ravel())
     assert table[0]["molecules"] == len(rows) == len(errors)
     assert table[0]["energy_mae_ev"] == pytest.approx(np.mean(np.abs(errors)), rel=1e-5)
-    worst = evaluate_potential(potential, loader).worst.rows(rows)["energy"]
+    worst = evaluate_potential(potential, loader).worst.rows()["energy"]
     assert worst[0]["error_ev"] == pytest.approx(np.max(np.abs(errors)), rel=1e-5)
     state = [
         int(part[0]) for part in dataset.states_of(np.array([worst[0]["molecule"]]))

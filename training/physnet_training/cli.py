@@ -265,7 +265,7 @@ def evaluate(
         )
         loader = PackedMemmapLoader(packed, batch_size, shuffle=False)
         predictions = evaluate_potential(potential, loader)
-    errors, worst = predictions.errors(), predictions.worst.rows(loader.indices)
+    errors, worst = predictions.errors(), predictions.worst.rows()
     if parity is not None:
         plot_parity(predictions, parity)
     if json_file is not None:

@@ -100,40 +100,35 @@ class Worst:
     """The molecules with the largest errors of each quantity."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, list[tuple[float, int, int, int]]] = {}
+        self._kept: dict[str, list[tuple[Any, ...]]] = {}
 
-    def add(self, values: Mapping[str, Array], first: int) -> None:
-        """Add molecules; ``first`` is the number of the first one in the order."""
+    def add(self, values: Mapping[str, Array], molecules: Array) -> None:
+        """Add molecules, with values as :class:`Predictions` has them, and numbers."""
         starts = np.cumsum(values["size"]) - values["size"]
         for name in values.keys() & QUANTITIES.keys():
             error = np.abs(values[name] - values[f"{name}_label"])
             error = np.nan_to_num(error.reshape(len(error), -1)).max(axis=1)
             if QUANTITIES[name].per_atom:
                 error = np.maximum.reduceat(error, starts)
-            places = np.argsort(error)[-_WORST:].tolist()
             found = [
-                (float(error[p]), first + p, *map(int, values["state"][p]))
-                for p in places
+                (float(error[p]), int(molecules[p]), *map(int, values["state"][p]))
+                for p in np.argsort(error)[-_WORST:].tolist()
                 if error[p] > 0
             ]
             kept = self._kept.setdefault(name, [])
             self._kept[name] = sorted([*kept, *found], reverse=True)[:_WORST]
 
-    def rows(self, molecules: Array) -> dict[str, list[dict[str, Any]]]:
-        """Quantity -> its worst molecules: number in the dataset, state, error.
-
-        Args:
-            molecules: Number in the dataset of each molecule, in the order.
-        """
+    def rows(self) -> dict[str, list[dict[str, Any]]]:
+        """Quantity -> its worst molecules: number in the dataset, state, error."""
         return {
             name: [
                 {
-                    "molecule": int(molecules[place]),
+                    "molecule": molecule,
                     "charge": charge,
                     "multiplicity": spin,
                     f"error_{QUANTITIES[name].error_unit}": error,
                 }
-                for error, place, charge, spin in kept
+                for error, molecule, charge, spin in kept
             ]
             for name, kept in self._kept.items()
         }
@@ -148,19 +143,35 @@ class Predictions:
             20,000 molecules or a few more: for pictures.
     """
 
-    def __init__(self, graphs: Iterable[Graph], predict: Predict) -> None:
-        """Run ``predict`` over ``graphs`` whose energy labels lack the references."""
+    def __init__(
+        self,
+        graphs: Iterable[Graph],
+        predict: Predict,
+        numbers: Array | None = None,
+    ) -> None:
+        """Run ``predict`` over graphs.
+
+        Args:
+            graphs: Their energy labels lack the references.
+            predict: Labels by name of a graph.
+            numbers: What the molecules are called, in this order; None: 0, 1, ….
+
+        Raises:
+            ValueError: There is no molecule.
+        """
         self._sums, self.worst = ErrorSums(), Worst()
         kept: dict[str, list[Array]] = {}
         molecules = 0
         for graph in graphs:
             values = _values(graph, predict(graph))
             self._sums.add(values)
-            self.worst.add(values, molecules)
+            end = molecules + len(values["state"])
+            own = np.arange(molecules, end)
+            self.worst.add(values, own if numbers is None else numbers[own])
             if molecules < _PICTURED:
                 for name, value in values.items():
                     kept.setdefault(name, []).append(value)
-            molecules += len(values["state"])
+            molecules = end
         if not molecules:
             raise ValueError("no molecule to evaluate")
         self.values = {name: np.concatenate(parts) for name, parts in kept.items()}
@@ -209,7 +220,8 @@ def evaluate_potential(potential: Potential, loader: PackedMemmapLoader) -> Pred
         return predicted_labels(outputs, graph, names)
 
     graphs = loader.graphs(potential.config.cutoff)
-    return Predictions(map(potential.references.without, graphs), predict)
+    without = map(potential.references.without, graphs)
+    return Predictions(without, predict, loader.indices)
 
 
 def _check_known(

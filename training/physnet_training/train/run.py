@@ -132,7 +132,7 @@ def finish(
             part = loader.subset(rows, shuffle=False)
             predictions = evaluate_potential(potential, part)
             report[name] = predictions.errors()
-            report[f"{name}_worst"] = predictions.worst.rows(rows)
+            report[f"{name}_worst"] = predictions.worst.rows()
             plot_parity(predictions, out / f"parity_{name}.png")
     plot_history(out / "history.jsonl", out / "learning_curve.png")
     (out / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
