@@ -2,17 +2,18 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase.data import chemical_symbols
-from flax.traverse_util import flatten_dict, unflatten_dict
 from numpy.typing import NDArray
 
 from physnet_ase.config import ModelConfig, resolve_config
-from physnet_ase.potential import Potential, load_potential
 from physnet_training.packed import PackedDataset
 from physnet_training.packed.reader import parts
+
+if TYPE_CHECKING:
+    from physnet_ase.potential import Potential
 
 START_FOLDER = "start"
 """Copy of the checkpoint in the folder of a run, which resumes without the other."""
@@ -35,6 +36,8 @@ def with_architecture(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     name = start.get("model") if isinstance(start, Mapping) else None
     if not isinstance(start, Mapping) or not isinstance(name, str):
         return content
+    from physnet_ase.potential import load_potential  # a recipe needs no JAX otherwise
+
     if (folder / name).exists():
         name = str((folder / name).resolve())
     there = load_potential(name).config.model_dump(mode="json")
@@ -52,7 +55,7 @@ def with_architecture(content: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def check_start(
-    potential: Potential, dataset: PackedDataset, molecules: NDArray[np.int64]
+    potential: "Potential", dataset: PackedDataset, molecules: NDArray[np.int64]
 ) -> None:
     """Refuse data that a checkpoint has no trained weights for.
 
@@ -85,6 +88,8 @@ def check_start(
 
 def outputs_only(params: Any) -> Any:
     """1 for each weight behind the trunk, 0 for each in it, shaped as ``params``."""
+    from flax.traverse_util import flatten_dict, unflatten_dict
+
     flat = flatten_dict(params)
     return unflatten_dict(
         {
