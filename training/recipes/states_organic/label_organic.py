@@ -56,13 +56,18 @@ class Family:
         """Whether it is labelled at two geometries, with two of each relative."""
         return self.size <= SMALL and self.organic
 
-    def chains(self) -> Iterator[Chain]:
-        """All labels of this family."""
+    def ladders(self) -> Iterator[Chain]:
+        """The molecule in all its states: what vertical energies are learned from."""
         molecule, small = self.molecule, self.is_small
         if small or not self.displaced:
             yield Chain(molecule, MOLECULE_STATES[0], MOLECULE_STATES)
         if small or self.displaced:
             yield displaced(molecule, MOLECULE_STATES, 1)
+
+    def chains(self) -> Iterator[Chain]:
+        """All labels of this family."""
+        molecule, small = self.molecule, self.is_small
+        yield from self.ladders()
         for kind in ("protonated", "deprotonated"):
             for ion in self.relatives[kind][: 2 if small else 1]:
                 yield displaced(ion, (ion.state,), 1)
@@ -93,12 +98,12 @@ def make_plan(path: Path, first: Sequence[str] = ()) -> Plan:
 
     Args:
         path: The list.
-        first: SMILES of the list that come before all others.
+        first: SMILES of the list whose ladders come before all others, in their order.
 
     Raises:
         ValueError: Some of these are not in the list.
     """
-    families, seen = [], set()
+    families = []
     listed = read_smiles(path)
     foreign = sorted({*first} - {*listed})
     if foreign:
@@ -108,22 +113,14 @@ def make_plan(path: Path, first: Sequence[str] = ()) -> Plan:
         if family.molecule.state is not None or family.molecule.numbers.sum() % 2:
             continue  # an ion or a radical of its own
         families.append(family)
-    early = {*first}
-    families.sort(
-        key=lambda f: (
-            f.molecule.smiles not in early,
-            max(f.size, SMALL),
-            not f.organic,
-        )
-    )
-    chains = []
-    for family in families:
-        for chain in family.chains():
-            if chain.key not in seen:  # molecules share radicals and ions
-                seen.add(chain.key)
-                chains.append(chain)
+    families.sort(key=lambda f: (max(f.size, SMALL), not f.organic))
+    by_name = {family.molecule.name: family for family in families}
+    early = [chain for s in first if s in by_name for chain in by_name[s].ladders()]
+    chains: dict[str, Chain] = {}  # molecules share radicals and ions
+    for chain in [*early, *(chain for f in families for chain in f.chains())]:
+        chains.setdefault(chain.key, chain)
     return Plan(
-        chains,
+        list(chains.values()),
         METHOD,
         Sampling(kind="modes", samples=1, relax=True),
         Method("gfn2-xtb"),

@@ -1,0 +1,112 @@
+"""Choose which molecules of a list to label next: those with surroundings yet unseen.
+
+``python choose.py organic.json chosen.smi --known organic.labels`` writes the SMILES
+for ``label_organic.py --first``. Every atom has a surrounding: itself, its neighbours,
+its ring. The next molecule is the one that brings most of those that are common in the
+list and rare among the labels, for the time its labels take.
+"""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from physnet_training.label.output import JOURNAL, read_labels
+from physnet_training.label.plan import numbers_and_state, rdkit, read_smiles
+
+ORGANIC = {1, 6, 7, 8}
+SEEN_AGAIN = 0.35
+"""What a surrounding is worth that one more labelled molecule had already."""
+COST_POWER = 3.5
+"""Time of a label grows with this power of the number of heavy atoms."""
+SETUP = 2.0
+"""Heavy atoms that cost as much as all that does not depend on the size."""
+
+
+def surroundings(smiles: str) -> Counter[tuple[object, ...]]:
+    """Surroundings of the heavy atoms: of radius 1, and coarser ones of radius 2."""
+    molecule = rdkit().MolFromSmiles(smiles)
+
+    def own(atom: object) -> tuple[object, ...]:
+        return (
+            atom.GetSymbol(),  # type: ignore[attr-defined]
+            atom.GetTotalNumHs(),  # type: ignore[attr-defined]
+            atom.GetIsAromatic(),  # type: ignore[attr-defined]
+        )
+
+    found: Counter[tuple[object, ...]] = Counter()
+    for atom in molecule.GetAtoms():
+        bonds = sorted(
+            (str(bond.GetBondType()), own(bond.GetOtherAtom(atom)))
+            for bond in atom.GetBonds()
+        )
+        smallest = next((n for n in (3, 4, 5, 6) if atom.IsInRingSize(n)), 0)
+        found[(own(atom), smallest, *bonds)] += 1
+        for bond in atom.GetBonds():  # which groups stand beside each other
+            other = bond.GetOtherAtom(atom)
+            ends = sorted(
+                [
+                    (own(atom), sorted(n.GetSymbol() for n in atom.GetNeighbors())),
+                    (own(other), sorted(n.GetSymbol() for n in other.GetNeighbors())),
+                ]
+            )
+            found[("pair", str(bond.GetBondType()), str(ends))] += 1
+    return found
+
+
+def choose(
+    listed: list[str], known: set[str], most: int, largest: int, elements: set[int]
+) -> list[str]:
+    """SMILES in the order in which to label them."""
+    environments: dict[str, list[tuple[object, ...]]] = {}
+    sizes: dict[str, int] = {}
+    for smiles in listed:
+        numbers, state = numbers_and_state(smiles)
+        if (state.charge, state.multiplicity) != (0, 1):
+            continue
+        if not set(numbers.tolist()) <= elements:
+            continue
+        environments[smiles] = list(surroundings(smiles))
+        sizes[smiles] = int((numbers > 1).sum())
+    popular = Counter(e for found in environments.values() for e in found)
+    seen = Counter(e for s in known & environments.keys() for e in environments[s])
+    left = {s for s in environments if s not in known and sizes[s] <= largest}
+    chosen: list[str] = []
+
+    def worth(smiles: str) -> float:
+        gain = sum(popular[e] * SEEN_AGAIN ** seen[e] for e in environments[smiles])
+        return float(gain / (sizes[smiles] + SETUP) ** COST_POWER)
+
+    while left and len(chosen) < most:
+        best = max(sorted(left), key=worth)
+        left.remove(best)
+        chosen.append(best)
+        seen.update(environments[best])
+    return chosen
+
+
+def main(
+    molecules: Annotated[Path, typer.Argument(help='JSON list of {"smiles": …}.')],
+    target: Annotated[Path, typer.Argument(help="File of SMILES to write.")],
+    known: Annotated[
+        Path | None, typer.Option(help="TARGET.labels of a run: what is labelled.")
+    ] = None,
+    most: Annotated[int, typer.Option(help="How many molecules.")] = 200,
+    largest: Annotated[int, typer.Option(help="Most heavy atoms of one.")] = 6,
+    elements: Annotated[str, typer.Option(help="Symbols besides H C N O.")] = "",
+) -> None:
+    """Write the molecules whose labels would teach most."""
+    from ase.data import atomic_numbers
+
+    further = {atomic_numbers[s] for s in elements.split()}
+    done: set[str] = set()
+    if known is not None:
+        done = {line["name"] for line in read_labels(known / JOURNAL)[1]}
+    chosen = choose(read_smiles(molecules), done, most, largest, ORGANIC | further)
+    target.write_text("".join(f"{smiles}\n" for smiles in chosen), encoding="utf-8")
+    typer.echo(json.dumps({"chosen": len(chosen), "file": str(target)}))
+
+
+if __name__ == "__main__":
+    typer.run(main)
