@@ -158,7 +158,7 @@ def training(path: Path, steps: int = 30) -> Report:
         while counted < steps:
             started, before = time.perf_counter(), feed.waited
             graph = feed.take(lambda: False).graph
-            state, metrics = trainer.functions.step(state, graph)
+            state, metrics = trainer.functions.step(state, graph, np.float32(1.0))
             jax.block_until_ready(metrics)
             shape = (len(graph.atom_mask), len(graph.pair_mask))
             if shape in seen:

@@ -7,7 +7,7 @@ Trains once from random weights, twice from a checkpoint, with everything free a
 a frozen trunk. All have the same architecture, labels, batch size and number of steps;
 each has the default learning rate of its kind. ``acac``: the first labels of
 acetylacetone at 300 K (BOTNet-datasets, not shipped), tested on other frames of 300 K.
-``organic``: molecules of three and more heavy atoms in four states out of
+``organic``: molecules of three and more heavy atoms (C, N, O, F) in four states out of
 ``training/data/states_organic``, tested on every fourth molecule, which is not trained.
 """
 
@@ -59,9 +59,10 @@ def organic(
     numbers = dataset.take("atomic_numbers", dataset.atom_rows(rows))
     first = np.cumsum(dataset.n_atoms) - dataset.n_atoms
     heavy = np.add.reduceat((numbers > 1).astype(int), first)
+    known = np.logical_and.reduceat(np.isin(numbers, [1, 6, 7, 8, 9]), first)
     charge, spin = dataset.states_of(rows)
     usual = np.isin(10 * charge + spin, [1, 12, -8, 3])  # as in the other data
-    rows = rows[(heavy >= 3) & usual]
+    rows = rows[(heavy >= 3) & usual & known]
     groups = dataset.take("group", rows)
     held = np.isin(groups, np.unique(groups)[::4])
     train = np.random.default_rng(0).permutation(rows[~held])[:labels]

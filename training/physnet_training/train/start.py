@@ -2,18 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase.data import chemical_symbols
-from flax.traverse_util import flatten_dict, unflatten_dict
 from numpy.typing import NDArray
 
 from physnet_ase.config import ModelConfig, resolve_config
-from physnet_ase.network.levels import joined_levels
-from physnet_ase.potential import Potential, load_potential
 from physnet_training.packed import PackedDataset
 from physnet_training.packed.reader import parts
+
+if TYPE_CHECKING:
+    from physnet_ase.potential import Potential
 
 START_FOLDER = "start"
 """Copy of the checkpoint in the folder of a run, which resumes without the other."""
@@ -36,6 +36,8 @@ def with_architecture(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     name = start.get("model") if isinstance(start, Mapping) else None
     if not isinstance(start, Mapping) or not isinstance(name, str):
         return content
+    from physnet_ase.potential import load_potential  # a recipe needs no JAX otherwise
+
     if (folder / name).exists():
         name = str((folder / name).resolve())
     there = load_potential(name).config.model_dump(mode="json")
@@ -53,7 +55,7 @@ def with_architecture(content: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def check_start(
-    potential: Potential, dataset: PackedDataset, molecules: NDArray[np.int64]
+    potential: "Potential", dataset: PackedDataset, molecules: NDArray[np.int64]
 ) -> None:
     """Refuse data that a checkpoint has no trained weights for.
 
@@ -86,13 +88,15 @@ def check_start(
                 )
 
 
-def parameters_of_levels(potential: Potential, levels: Sequence[str]) -> Any:
+def parameters_of_levels(potential: "Potential", levels: Sequence[str]) -> Any:
     """Weights of a checkpoint with a head for each level of theory of some data.
 
     Args:
         potential: The checkpoint; a level that it lacks starts from its own one.
         levels: Names, at most one: the checkpoint's own level goes on.
     """
+    from physnet_ase.network.levels import joined_levels
+
     if len(levels) < 2:
         return potential.params
     known = [
@@ -104,6 +108,8 @@ def parameters_of_levels(potential: Potential, levels: Sequence[str]) -> Any:
 
 def outputs_only(params: Any) -> Any:
     """1 for each weight behind the trunk, 0 for each in it, shaped as ``params``."""
+    from flax.traverse_util import flatten_dict, unflatten_dict
+
     flat = flatten_dict(params)
     return unflatten_dict(
         {

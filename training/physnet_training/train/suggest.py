@@ -30,8 +30,10 @@ _MEASURED_SECONDS = 5.0
 _MOST_EPOCHS = 4000
 """Passes over the data after which nothing is to be gained by more."""
 _REST = 0.85  # of the time is for steps; compiling, validating and saving need some
-_EPOCHS, _FINETUNE_STEPS, _FINETUNE_RATE = 200, (1_000, 20_000), 3e-4
-"""Of a fine-tuning: passes over the data, bounds of its steps, learning rate."""
+_EPOCHS, _FINETUNE_STEPS = 200, (1_000, 20_000)
+"""Of a fine-tuning: passes over the data, and bounds of its steps."""
+_FINETUNE_RATES = {"nothing": 5e-4, "trunk": 3e-3}
+"""By what is frozen; measured with benchmarks/finetune.py, heads alone bear more."""
 _SAMPLE = 2000  # molecules looked at for their extent
 
 
@@ -99,7 +101,8 @@ def finetune_content(model: str, dataset: PackedDataset, freeze: str) -> dict[st
         "loss": _loss(dataset),
         "optimizer": {
             "batch_size": batch,
-            "learning_rate": _FINETUNE_RATE,
+            # of a freeze that there is not the recipe says so itself
+            "learning_rate": _FINETUNE_RATES.get(freeze, 5e-4),
             **_lengths(_rounded(steps)),
         },
     }
