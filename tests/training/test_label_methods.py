@@ -126,6 +126,14 @@ def test_tight_binding_is_tblite_s_and_spin_polarised(name, method):
     assert energies[1] < direct.get_potential_energy() - 0.1
 
 
+def test_energies_alone_have_settings_of_their_own():
+    method = Method("gfn2-xtb", forces=False)
+    values = label_geometry(molecule("H2O"), ElectronicState(0, 1), method)
+    assert {"energy", "dipole", "charges"} <= values.keys()
+    assert "forces" not in values
+    assert method.settings() != Method("gfn2-xtb").settings()
+
+
 def test_tight_binding_forces_and_dipole_are_derivatives():
     pytest.importorskip("tblite")
     atoms = molecule("CH3")

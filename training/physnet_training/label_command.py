@@ -115,6 +115,12 @@ def label(
     level: Annotated[
         str, typer.Option(help="Level of theory to store; default: from the method.")
     ] = "",
+    forces: Annotated[
+        bool,
+        typer.Option(
+            help="Without them a label takes half the time: where only gaps are wanted."
+        ),
+    ] = True,
     sampling: Annotated[
         Literal["none", "displace", "modes", "dynamics"],
         typer.Option(
@@ -214,7 +220,9 @@ def label(
         read_structures(
             paths[:-1], own_states=wanted is None, kinds=kinds, most=max_relatives
         ),
-        Method(method, functional, basis, grid_level, density_fit, stability, level),
+        Method(
+            method, functional, basis, grid_level, density_fit, stability, level, forces
+        ),
         wanted,
         settings,
         None if sampling_method is None else Method(sampling_method),

@@ -51,6 +51,7 @@ class Method:
         density_fit: Fit the density; only for ``pyscf``.
         stability: Leave unstable solutions; only for ``pyscf``.
         level: Level of theory to store; empty: what the method is called.
+        forces: Calculate them, too; without, a label takes half the time.
 
     Raises:
         ValueError: The name is unknown, or an option does not belong to the method.
@@ -64,6 +65,7 @@ class Method:
     density_fit: bool | None = None
     stability: bool | None = None
     level: str = ""
+    forces: bool = True
 
     def __post_init__(self) -> None:
         """Fill in defaults and check that the method is there."""
@@ -137,7 +139,8 @@ class Method:
 
     def settings(self) -> dict[str, Any]:
         """Name and options, which labels must share to belong together."""
-        return {"method": self.name, "level": self.level, **self._options()}
+        alone = {} if self.forces else {"forces": False}
+        return {"method": self.name, "level": self.level, **self._options(), **alone}
 
     def _options(self) -> dict[str, Any]:
         """Those of PySCF that are given."""

@@ -125,6 +125,8 @@ def label_geometry(atoms: Atoms, state: ElectronicState, method: Method) -> Valu
     for quantity in sorted(labels(), key=lambda label: label.name != "forces"):
         if quantity.name == "stress" and not atoms.pbc.all():
             continue
+        if quantity.name in ("forces", "stress") and not method.forces:
+            continue
         if quantity.ase_name in calculator.implemented_properties:
             try:
                 value = calculator.get_property(quantity.ase_name, atoms)

@@ -14,7 +14,12 @@ from physnet_training.label.output import JOURNAL, is_contaminated, read_labels
 
 from physnet_ase.commands.smiles import numbers_and_state
 
-LEVEL = "wB97X/def2-SVPD (PySCF 2.14, grid level 2, RKS for singlets, UKS otherwise)"
+LEVELS = {
+    "wb97x/def2-svpd": "wB97X/def2-SVPD (PySCF 2.14, grid level 2, RKS for singlets, "
+    "UKS otherwise)",
+    "wb97x/def2-svp": "wB97X/def2-SVP",
+}
+"""As the run calls the level -> as it is stored."""
 UNITS = {
     "positions": "angstrom",
     "energy": "eV",
@@ -54,12 +59,13 @@ def kind_of(smiles: str) -> str:
     return {0: "molecule", 1: "protonated", -1: "deprotonated"}[state.charge]
 
 
-def arrays(lines: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+def arrays(lines: list[dict[str, Any]], level: str) -> dict[str, np.ndarray]:
     """The ragged arrays of some labels."""
     kinds = {name: kind_of(name) for name in {line["name"] for line in lines}}
     for line in lines:
-        positions, forces = np.array(line["positions"]), np.array(line["forces"])
-        line["forces"] = without_net_force(positions, forces)
+        if "forces" in line:
+            positions, forces = np.array(line["positions"]), np.array(line["forces"])
+            line["forces"] = without_net_force(positions, forces)
         thermal = line["temperature_K"]
         line["temperature_K"] = np.nan if thermal is None else thermal
     made = {
@@ -77,9 +83,11 @@ def arrays(lines: list[dict[str, Any]]) -> dict[str, np.ndarray]:
         ),
         "geometry": geometries(lines),
         "units": np.array(json.dumps(UNITS)),
-        "level_of_theory": np.array(LEVEL),
+        "level_of_theory": np.array(LEVELS[level]),
     }
     for name, key in PER_ATOM.items():
+        if key not in lines[0]:
+            continue  # energies alone
         dtype = np.uint8 if name == "numbers" else np.float32
         joined = np.concatenate([np.asarray(line[key]) for line in lines])
         made[name] = joined.astype(dtype)
@@ -108,15 +116,15 @@ def main(
     ] = False,
 ) -> None:
     """Pack what is finished, in the order in which it was, and count it."""
-    _, lines = read_labels(run / JOURNAL if run.is_dir() else run)
+    settings, lines = read_labels(run / JOURNAL if run.is_dir() else run)
     if clean:
         lines = [line for line in lines if not is_contaminated(line)]
-    made = arrays(lines)
+    made = arrays(lines, settings["method"]["level"])
     fresh = target.with_name(f".{target.name}")
     with fresh.open("wb") as file:
         np.savez_compressed(file, **made)
     fresh.replace(target)
-    counts = target.with_name("counts.md")
+    counts = target.with_suffix(".md")
     counts.write_text(table(made), encoding="utf-8")
     typer.echo(f"{target}: {target.stat().st_size / 1e6:.2f} MB\n{counts.read_text()}")
 
