@@ -61,6 +61,8 @@ def test_extended_run_equals_the_straight_one_to_the_last_bit(
     recipe = make_recipe(schedule=schedule, steps=20)
     straight = start(source, tmp_path / "straight", recipe)
     straight.run()
+    shapes = straight.loader.padding().shapes
+    assert straight.functions.step._cache_size() == shapes
     short = start(source, tmp_path / "short", make_recipe(schedule=schedule))
     short.run()
     # A run folder with its dataset can be moved as a whole.
@@ -72,6 +74,8 @@ def test_extended_run_equals_the_straight_one_to_the_last_bit(
     assert again.recipe.optimizer.steps == 20
     again.run()
     assert int(again.state.step) == 20
+    shapes = again.loader.padding().shapes
+    assert again.functions.step._cache_size() == shapes
     for name in ("weights", "average"):
         np.testing.assert_array_equal(
             np.asarray(getattr(straight.state, name)),
