@@ -114,7 +114,7 @@ class Trainer:
             self.functions = build(self._first_parameters(scale))
         else:
             start = load_potential(out / START_FOLDER)
-            check_start(start, dataset, split.train)
+            check_start(start, recipe, dataset, split.train)
             self.functions = build(start.params)
             self.references, _ = self._fit_references(self._network_energies())
         check_states(dataset, split.validation, self.references, recipe.model)
