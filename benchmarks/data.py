@@ -24,6 +24,8 @@ import synthetic
 from physnet_training.loading.loader import PackedMemmapLoader
 from physnet_training.packed import PackedDataset
 
+from physnet_ase.references import without_references
+
 BATCH = 32
 RESULT = Path(__file__).with_name("data.json")
 Report = dict[str, Any]
@@ -148,7 +150,7 @@ def training(path: Path, steps: int = 30) -> Report:
         trainer = Trainer(Recipe(), dataset, Path(out), split)
 
     def prepare(graph: Any) -> Any:
-        return jax.device_put(trainer.references.without(graph))
+        return jax.device_put(without_references(graph, trainer.references))
 
     seen, waited, total, counted = set(), 0.0, 0.0, 0
     state = trainer.state

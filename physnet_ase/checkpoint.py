@@ -54,8 +54,34 @@ class StateRecord(BaseModel):
         return ElectronicState(self.charge, self.multiplicity)
 
 
-class ModelMetadata(BaseModel):
-    """Everything about a model but its weights; validated when read and written."""
+class LevelRecord(BaseModel):
+    """What a model has seen of one level of theory."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    element_energies: dict[str, float] = Field(
+        description="e[Z] in eV per element symbol; its keys are the elements seen"
+    )
+    states: list[StateRecord] = Field(min_length=1)
+    environments: Environments | None = Field(
+        None, description="surroundings of atoms in the training data"
+    )
+
+    @field_validator("element_energies")
+    @classmethod
+    def _known_elements(cls, energies: dict[str, float]) -> dict[str, float]:
+        unknown = [symbol for symbol in energies if symbol not in ase_atomic_numbers]
+        if unknown or not energies:
+            raise ValueError(f"element_energies needs element symbols, got {unknown}")
+        return energies
+
+
+class ModelMetadata(LevelRecord):
+    """Everything about a model but its weights; validated when read and written.
+
+    What it says of elements, states and surroundings holds for its first level of
+    theory; the others have records of their own.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -65,17 +91,13 @@ class ModelMetadata(BaseModel):
     description: str = ""
     config: ModelConfig
     units: dict[str, str] = Field(default_factory=lambda: dict(UNITS))
-    element_energies: dict[str, float] = Field(
-        description="e[Z] in eV per element symbol; its keys are the elements seen"
+    levels_of_theory: list[str] = Field(
+        default_factory=list, description="of the data; with heads one for each"
     )
-    states: list[StateRecord] = Field(min_length=1)
-    levels_of_theory: list[str] = Field(default_factory=list)
+    other_levels: list[LevelRecord] = Field(default_factory=list)
     electrostatics: str = Field(
         "all pairs in open molecules; Ewald's sum in periodic cells",
         description="which Coulomb sum the energies hold",
-    )
-    environments: Environments | None = Field(
-        None, description="surroundings of atoms in the training data"
     )
     periodic_structures: int | None = Field(
         None, ge=0, description="of the training data; None: not known"
@@ -83,13 +105,31 @@ class ModelMetadata(BaseModel):
     training: dict[str, Any] = Field(default_factory=dict)
     validation_errors: list[dict[str, Any]] = Field(default_factory=list)
 
-    @field_validator("element_energies")
-    @classmethod
-    def _known_elements(cls, energies: dict[str, float]) -> dict[str, float]:
-        unknown = [symbol for symbol in energies if symbol not in ase_atomic_numbers]
-        if unknown or not energies:
-            raise ValueError(f"element_energies needs element symbols, got {unknown}")
-        return energies
+    @model_validator(mode="after")
+    def _one_head_each(self) -> "ModelMetadata":
+        heads, named = self.config.num_levels, len(self.levels_of_theory)
+        if heads != 1 + len(self.other_levels) or (heads > 1 and named != heads):
+            raise ValueError(
+                f"config.num_levels is {heads}, but {1 + len(self.other_levels)} "
+                f"levels of theory are described and {named} have a name"
+            )
+        return self
+
+    def of_level(self, level: int) -> "ModelMetadata":
+        """What a model of one of the levels alone says of itself."""
+        if not self.other_levels:
+            return self
+        update: dict[str, Any] = {
+            "config": self.config.model_copy(update={"num_levels": 1}),
+            "levels_of_theory": [self.levels_of_theory[level]],
+            "other_levels": [],
+        }
+        if level:
+            record = self.other_levels[level - 1]
+            update |= {name: getattr(record, name) for name in _OF_A_LEVEL}
+            # Errors were measured at the first level.
+            update["validation_errors"] = []
+        return self.model_copy(update=update)
 
     @model_validator(mode="after")
     def _no_coulomb_sum(self) -> "ModelMetadata":
@@ -111,24 +151,27 @@ class ModelMetadata(BaseModel):
             {record.state: record.count for record in self.states},
         )
 
-    @staticmethod
-    def stored_references(references: References) -> dict[str, Any]:
-        """The fields that keep reference energies: elements and states."""
-        counts = references.state_counts
-        return {
-            "element_energies": {
-                chemical_symbols[z]: e for z, e in references.element_energies.items()
-            },
-            "states": [
-                StateRecord(
-                    charge=state.charge,
-                    multiplicity=state.multiplicity,
-                    count=counts.get(state, 0),
-                    reference_energy=energy,
-                )
-                for state, energy in sorted(references.state_energies.items())
-            ],
-        }
+
+def stored_references(references: References) -> dict[str, Any]:
+    """The fields of a record that keep reference energies: elements and states."""
+    counts = references.state_counts
+    return {
+        "element_energies": {
+            chemical_symbols[z]: e for z, e in references.element_energies.items()
+        },
+        "states": [
+            StateRecord(
+                charge=state.charge,
+                multiplicity=state.multiplicity,
+                count=counts.get(state, 0),
+                reference_energy=energy,
+            )
+            for state, energy in sorted(references.state_energies.items())
+        ],
+    }
+
+
+_OF_A_LEVEL = ("element_energies", "states", "environments")
 
 
 def symbols(numbers: "tuple[int, ...] | list[int]") -> str:

@@ -52,6 +52,9 @@ class ModelConfig(BaseModel):
     )
     spin_embedding_size: int = Field(16, ge=1, le=4096, description="likewise")
 
+    num_levels: int = Field(
+        1, ge=1, le=64, description="levels of theory of the data; a head for each"
+    )
     electrostatics: bool = Field(True, description="Coulomb energy of the charges")
     zbl: bool = Field(False, description="Ziegler-Biersack-Littmark repulsion")
     spin_populations: bool = Field(

@@ -11,9 +11,10 @@ import base64
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
-from ase.data import chemical_symbols
+from ase.data import chemical_symbols, covalent_radii
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
@@ -32,6 +33,10 @@ _CANDIDATES = 6_000
 _QUANTILE = 0.99
 _LEAST_THRESHOLD = 0.15
 SHOWN_ATOMS = 6
+EXPECTED = ((3.0, "of electronvolts"), (1.0, "above 0.3 eV"))
+"""Score from which an error is expected, see ``benchmarks/familiarity.py``."""
+_BOND = 1.25
+"""Atoms nearer than so many times the sum of their covalent radii are bonded."""
 
 
 class ElementEnvironments(BaseModel):
@@ -97,11 +102,13 @@ class Familiarity:
         score: The largest of the atoms; above 1 the structure is unfamiliar.
         atom_scores: [atoms] the same for each atom.
         numbers: [atoms] atomic numbers.
+        bonded: [atoms] symbols of the atoms that each is bonded to, such as "C, H, H".
     """
 
     score: float
     atom_scores: Array
     numbers: NDArray[np.int32]
+    bonded: tuple[str, ...] = ()
 
     @property
     def unfamiliar(self) -> bool:
@@ -115,16 +122,23 @@ class Familiarity:
         if not len(strange):
             return ""
         worst = strange[np.argsort(-self.atom_scores[strange], kind="stable")]
-        named = ", ".join(
-            f"{chemical_symbols[self.numbers[i]]}{i}" for i in worst[:SHOWN_ATOMS]
+        alike: dict[str, list[str]] = {}
+        for i in worst[:SHOWN_ATOMS].tolist():
+            bonds = self.bonded[i] if self.bonded else ""
+            symbol = chemical_symbols[self.numbers[i]]
+            alike.setdefault(bonds, []).append(f"{symbol}{i}")
+        named = "; ".join(
+            f"{', '.join(atoms)}{f' (bonded to {bonds})' if bonds else ''}"
+            for bonds, atoms in alike.items()
         )
         more = (
             f" and {len(worst) - SHOWN_ATOMS} more" if len(worst) > SHOWN_ATOMS else ""
         )
+        error = next(text for least, text in EXPECTED if self.score > least)
         return (
             f"the surroundings of {named}{more} are unlike those the model was trained "
-            f"on (familiarity score {self.score:.1f}, above 1): expect errors of "
-            "electronvolts, and train on molecules like it"
+            f"on (familiarity score {self.score:.1f}, above 1): expect errors {error} "
+            "in energies between states, and train on molecules like it"
         )
 
 
@@ -247,9 +261,23 @@ def familiarity_of(
     scores = environments.scores(molecules, cutoff)
     numbers = molecules.values["atomic_numbers"]
     ends = np.cumsum(molecules.n_atoms)[:-1]
+    bonded = iter(_bonded_to(molecules) if (scores > 1.0).any() else [])
     return [
-        Familiarity(float(own.max()), own, atoms)
+        Familiarity(float(own.max()), own, atoms, tuple(islice(bonded, len(atoms))))
         for own, atoms in zip(
             np.split(scores, ends), np.split(numbers, ends), strict=True
         )
     ]
+
+
+def _bonded_to(molecules: Molecules) -> list[str]:
+    """Symbols of the neighbours of each atom, [atoms]."""
+    pairs = find_pairs(molecules, REACH)
+    numbers = molecules.values["atomic_numbers"]
+    distances = np.linalg.norm(pairs.vectors(molecules.values["positions"]), axis=1)
+    radii = covalent_radii[numbers]
+    near = distances < _BOND * (radii[pairs.senders] + radii[pairs.receivers])
+    found: list[list[str]] = [[] for _ in numbers]
+    for to, atom in zip(pairs.receivers[near], pairs.senders[near], strict=True):
+        found[to].append(chemical_symbols[numbers[atom]])
+    return [", ".join(sorted(symbols)) for symbols in found]

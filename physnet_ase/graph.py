@@ -54,6 +54,7 @@ class Graph(NamedTuple):
     cell: Array  # [molecules, 3, 3] Å, rows are lattice vectors, zeros without one
     k_vectors: Array  # [molecules, k, 3] int32 multiples of reciprocal lattice vectors
     labels: Labels | None = None
+    level: Array | None = None  # [molecules] int32 level of theory; None: the first
 
 
 class Capacity(NamedTuple):
@@ -161,6 +162,9 @@ def build_graph(
         cell=cell,
         k_vectors=waves,
         labels=None if weight is None else _labels(molecules, size, labels, weight),
+        level=_padded(values["level"].astype(np.int32), size.molecules, 0)
+        if "level" in values
+        else None,
     )
 
 

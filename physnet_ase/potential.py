@@ -23,6 +23,7 @@ from physnet_ase.familiarity import Familiarity, familiarity_of
 from physnet_ase.graph import Graph
 from physnet_ase.molecules import Molecules, concatenate
 from physnet_ase.neighbors import check_distances, evaluation_pairs, without_vacuum
+from physnet_ase.network.levels import model_of_level
 from physnet_ase.programs import Programs
 from physnet_ase.state import (
     ElectronicState,
@@ -48,13 +49,18 @@ def load_potential(path_or_name: "str | Path") -> "Potential":
 
     Args:
         path_or_name: A directory with ``model.json`` and ``weights.safetensors``, or
-            one of :func:`pretrained_names`. A directory of that name goes first.
+            one of :func:`pretrained_names`. A directory of that name goes first. Behind
+            an @ may stand one of its levels of theory, see ``Potential.level``.
 
     Raises:
         FileNotFoundError: No such directory or name, or a file of it is missing.
-        ValueError: A file is damaged, see ``checkpoint.read_model``.
+        ValueError: A file is damaged, see ``checkpoint.read_model``, or the model has
+            no such level.
     """
     path = Path(path_or_name)
+    if not path.exists() and "@" in str(path_or_name):
+        model, _, level = str(path_or_name).rpartition("@")
+        return load_potential(model).level(level)
     if not path.exists():
         names = pretrained_names()
         if str(path_or_name) not in names:
@@ -71,6 +77,13 @@ class Potential:
     """A trained model: energies, forces and electronic properties of molecules.
 
     Immutable and cheap to share: calculators on one potential share compiled code.
+
+    Args:
+        metadata: What the model says of itself.
+        params: Its weights.
+        dtype: Precision of the network.
+        path: Where it was read from.
+        level: Number of the level of theory that it answers at, of those it has.
     """
 
     def __init__(
@@ -80,20 +93,24 @@ class Potential:
         dtype: Any = "float32",
         *,
         path: Path | None = None,
+        level: int = 0,
     ) -> None:
-        self.metadata = metadata
-        self.config = metadata.config
+        self._whole, self._level = (metadata, params), level
+        config, params = model_of_level(metadata.config, params, level)
+        self.metadata = metadata = metadata.of_level(level)
+        self.config = config
         self.path = path
-        self.programs = Programs(metadata.config, params, dtype)
+        self.programs = Programs(config, params, dtype)
         self.references = metadata.references
         self.elements = metadata.elements
         self.states = tuple(record.state for record in metadata.states)
         self._twins: dict[np.dtype[Any], Potential] = {self.dtype: self}
+        self._levels: dict[int, Potential] = {level: self}
         self._said_periodic = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Leave compiled code behind when copied to another process."""
-        return _rebuilt, (self.metadata, self.params, self.dtype.name, self.path)
+        return _rebuilt, (*self._whole, self.dtype.name, self.path, self._level)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Potential":
         """Return itself: nothing in it changes."""
@@ -113,11 +130,40 @@ class Potential:
         """Weights as NumPy arrays."""
         return self.programs.params
 
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """Levels of theory that the model can answer at; the first is its default."""
+        metadata = self._whole[0]
+        return tuple(metadata.levels_of_theory[: metadata.config.num_levels])
+
+    def level(self, name: str) -> "Potential":
+        """This model at another level of theory.
+
+        Args:
+            name: One of :attr:`levels`, or a part of it that no other one has.
+
+        Raises:
+            ValueError: No level, or several, of that name.
+        """
+        found = [i for i, known in enumerate(self.levels) if known == name]
+        found = found or [i for i, known in enumerate(self.levels) if name in known]
+        if len(found) != 1:
+            known = "; ".join(self.levels) or "none that it names"
+            raise ValueError(
+                f"level {name!r} is {'ambiguous' if found else 'unknown'}; the "
+                f"model's levels of theory are: {known}"
+            )
+        if found[0] not in self._levels:
+            other = Potential(*self._whole, self.dtype, path=self.path, level=found[0])
+            other._levels = self._levels
+            self._levels[found[0]] = other
+        return self._levels[found[0]]
+
     def astype(self, dtype: Any) -> "Potential":
         """Return this potential computing in ``dtype`` ("float32" or "float64")."""
         dtype = np.dtype(dtype)
         if dtype not in self._twins:
-            twin = Potential(self.metadata, self.params, dtype, path=self.path)
+            twin = Potential(*self._whole, dtype, path=self.path, level=self._level)
             twin._twins = self._twins
             self._twins[dtype] = twin
         return self._twins[dtype]
@@ -129,7 +175,7 @@ class Potential:
 
     def save(self, path: "str | Path") -> Path:
         """Write ``model.json`` and ``weights.safetensors`` into the folder ``path``."""
-        return write_model(path, self.metadata, self.params)
+        return write_model(path, *self._whole)
 
     def reference_energy(self, numbers: Any, state: Any) -> float:
         """E_ref = Σ e[Z] + c[Q, M] in eV, float64; per-atom energies share c evenly."""
@@ -345,9 +391,9 @@ def warn_unfamiliar(
 
 
 def _rebuilt(
-    metadata: ModelMetadata, params: Params, dtype: str, path: Any
+    metadata: ModelMetadata, params: Params, dtype: str, path: Any, level: int
 ) -> Potential:
-    return Potential(metadata, params, dtype, path=path)
+    return Potential(metadata, params, dtype, path=path, level=level)
 
 
 def _listed(states: Any) -> list[ElectronicState]:

@@ -100,7 +100,7 @@ class Programs:
             for name in ("positions", "shifts", "cell")
             for array in (getattr(graph, name),)
         }
-        return graph._replace(**floats, labels=None)
+        return graph._replace(**floats, labels=None, level=None)
 
     def _compile(self, sizes: tuple[Any, ...], graph: Graph) -> Any:
         """Compile the program of one kind and size class, once for all threads."""

@@ -5,8 +5,9 @@ without a constant of its own takes that of the seen state nearest in spin at th
 charge, and 0 where no state of that charge was seen.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,25 +98,6 @@ class References:
         total = np.bincount(owner, self._table[numbers], minlength=len(charge))
         return total + self.constants(charge, spin)
 
-    def without(self, graph: Graph) -> Graph:
-        """The graph with references taken off its energy labels, now float32-safe.
-
-        Raises:
-            ValueError: The graph has no labels.
-        """
-        if graph.labels is None:
-            raise ValueError("the graph has no labels; use PackedMemmapLoader.graphs()")
-        labels = dict(graph.labels.values)
-        if "energy" in labels:
-            total = self.of_molecules(
-                graph.atomic_numbers,
-                graph.molecule_index,
-                graph.total_charge,
-                graph.spin_multiplicity,
-            )
-            labels["energy"] = (labels["energy"] - total).astype(np.float32)
-        return graph._replace(labels=graph.labels._replace(values=labels))
-
     @classmethod
     def fit(
         cls,
@@ -144,14 +126,55 @@ class References:
         Raises:
             ValueError: No molecule has an energy.
         """
-        fit = ReferenceFit(sorted(elements), dict(sorted(states.items())), additive)
+        fit = ReferenceFit([Seen(set(elements), dict(states))], additive)
         for batch in batches:
             fit.add(batch)
-        return fit.references(), fit.residual_per_atom()
+        return fit.references()[0], fit.residual_per_atom()
+
+
+def without_references(graph: Graph, references: Sequence[References]) -> Graph:
+    """The graph with references taken off its energy labels, now float32-safe.
+
+    Args:
+        graph: With labels.
+        references: Those of each level of theory.
+
+    Raises:
+        ValueError: The graph has no labels.
+    """
+    if graph.labels is None:
+        raise ValueError("the graph has no labels; use PackedMemmapLoader.graphs()")
+    labels = dict(graph.labels.values)
+    if "energy" in labels:
+        totals = [
+            each.of_molecules(
+                graph.atomic_numbers,
+                graph.molecule_index,
+                graph.total_charge,
+                graph.spin_multiplicity,
+            )
+            for each in references
+        ]
+        total = totals[0]
+        if graph.level is not None and len(references) > 1:
+            total = np.stack(totals)[graph.level, np.arange(len(total))]
+        labels["energy"] = (labels["energy"] - total).astype(np.float32)
+    return graph._replace(labels=graph.labels._replace(values=labels))
+
+
+class Seen(NamedTuple):
+    """What the molecules of one level of theory hold."""
+
+    elements: Collection[int]
+    states: Mapping[ElectronicState, int]  # -> number of molecules
 
 
 class ReferenceFit:
     """Least squares with molecules added in any number of batches.
+
+    Every level of theory has energies of elements of its own. Constants of states are
+    common to all: what it takes to remove an electron hardly depends on the level, and
+    a level with few states takes them from one with many.
 
     Sums of products are kept, which have the size of the unknowns. Those of the counts
     are whole numbers and exact. The energies enter less a first solution, so that of
@@ -159,20 +182,21 @@ class ReferenceFit:
     costs no digits that matter.
 
     Args:
-        elements: Every atomic number that comes.
-        counts: Every state that comes -> number of its molecules.
+        levels: What each level of theory holds.
         additive: See ``References.fit``.
     """
 
-    def __init__(
-        self,
-        elements: list[int],
-        counts: dict[ElectronicState, int],
-        additive: bool,
-    ) -> None:
-        self._elements, self._counts = elements, counts
-        self._element_column = np.zeros(_NUMBERS, np.int64)
-        self._element_column[elements] = np.arange(len(elements))
+    def __init__(self, levels: Sequence[Seen], additive: bool) -> None:
+        self._levels = levels
+        self._columns = [  # level and atomic number of each column of elements
+            (level, number)
+            for level, seen in enumerate(levels)
+            for number in sorted(seen.elements)
+        ]
+        self._column_of = np.zeros((len(levels), _NUMBERS), np.int64)
+        for column, place in enumerate(self._columns):
+            self._column_of[place] = column
+        counts = sorted({state for seen in levels for state in seen.states})
         # What each state counts in the columns of the constants.
         if additive:
             self._design = {
@@ -186,7 +210,7 @@ class ReferenceFit:
                 s: unit[fitted.index(s) if s in fitted else -1] for s in counts
             }
         constants = len(next(iter(self._design.values()))) if counts else 0
-        width = len(elements) + constants + 1  # the last column is the energy
+        width = len(self._columns) + constants + 1  # the last column is the energy
         self._products = np.zeros((width, width))
         self._per_atom = np.zeros((width, width))
         self._first: Array | None = None
@@ -195,13 +219,15 @@ class ReferenceFit:
     def add(self, batch: Molecules) -> None:
         """Let molecules with an energy take part."""
         batch = batch.keep(np.isfinite(batch.values["energy"]))
-        count, width = len(batch), len(self._elements)
+        count, width = len(batch), len(self._columns)
         if count == 0:
             return
         energies = batch.values["energy"].astype(np.float64)
         rows = np.zeros((count, len(self._products)))
         cells = batch.owner.astype(np.int64) * width
-        cells += self._element_column[batch.values["atomic_numbers"]]
+        several = len(self._levels) > 1
+        level = batch.values["level"] if several else np.zeros(count, np.int64)
+        cells += self._column_of[level[batch.owner], batch.values["atomic_numbers"]]
         counts = np.bincount(cells, minlength=count * width)
         rows[:, :width] = counts.reshape(count, width)
         charge = batch.values["total_charge"].astype(np.int64)
@@ -219,15 +245,22 @@ class ReferenceFit:
         rows /= batch.n_atoms[:, None]
         self._per_atom += rows.T @ rows
 
-    def references(self) -> References:
-        """The solution for all that was added."""
-        solution, width = self._solve(), len(self._elements)
+    def references(self) -> list[References]:
+        """The solution for all that was added, for each level."""
+        solution, width = self._solve(), len(self._columns)
         constants = {
             state: float(counts @ solution[width:])
             for state, counts in self._design.items()
         }
-        energies = zip(self._elements, solution[:width].tolist(), strict=True)
-        return References(dict(energies), constants, self._counts)
+        energies: list[dict[int, float]] = [{} for _ in self._levels]
+        for (level, number), energy in zip(
+            self._columns, solution[:width].tolist(), strict=True
+        ):
+            energies[level][number] = energy
+        return [
+            References(own, {s: constants[s] for s in sorted(seen.states)}, seen.states)
+            for own, seen in zip(energies, self._levels, strict=True)
+        ]
 
     def residual_per_atom(self) -> float:
         """Root mean square of what is left over, in eV per atom."""

@@ -14,6 +14,11 @@ from ase.build import molecule
 from ase.collections import g2
 from ase.io.formats import filetype, ioformats
 
+from physnet_ase.commands.smiles import (
+    SMILES_PREFIX,
+    conformer,
+    numbers_and_state,
+)
 from physnet_ase.state import state_keys
 from physnet_ase.stated_charges import stated_charge
 
@@ -23,12 +28,13 @@ def read_structure(text: str, charge: int | None, multiplicity: int | None) -> A
 
     Args:
         text: A file (its last frame; ``FILE@3`` picks another), else the name of a
-            molecule in ``ase.build.molecule``.
+            molecule in ``ase.build.molecule``, or ``smiles:CCO``.
         charge: Total charge in e; overrides what the file says.
         multiplicity: 2S+1; overrides what the file says.
 
     Raises:
         ValueError: No such file or molecule, or a file that ASE cannot read.
+        ImportError: SMILES, and RDKit is not installed.
     """
     path = Path(text.rpartition("@")[0] or text)
     if Path(text).exists() or path.exists():
@@ -36,6 +42,12 @@ def read_structure(text: str, charge: int | None, multiplicity: int | None) -> A
         if len(frames) > 1:
             raise ValueError(f"{text} holds {len(frames)} structures; pick one: FILE@0")
         atoms = frames[0]
+    elif text.startswith(SMILES_PREFIX):
+        smiles = text.removeprefix(SMILES_PREFIX)
+        atoms = conformer(smiles)
+        state = numbers_and_state(smiles)[1]
+        atoms.info["charge"] = state.charge
+        atoms.info["spin_multiplicity"] = state.multiplicity
     elif text in g2.names:
         atoms = molecule(text)
         if charge is not None or multiplicity is not None:
@@ -45,7 +57,8 @@ def read_structure(text: str, charge: int | None, multiplicity: int | None) -> A
         close = get_close_matches(text, g2.names, n=4)
         hint = f"; did you mean {', '.join(close)}?" if close else ""
         raise ValueError(
-            f"{text}: no such file, and ASE knows no molecule of this name{hint}"
+            f"{text}: no such file, and ASE knows no molecule of this name{hint} "
+            "(SMILES begin with smiles:, as in smiles:CCO)"
         )
     named = state_keys(atoms.info)
     if charge is not None:

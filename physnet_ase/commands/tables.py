@@ -39,6 +39,9 @@ def print_model(potential: Potential) -> None:
     facts.add_row("written by", f"physnet-ase {known.package_version}")
     facts.add_row("elements", ", ".join(known.element_energies))
     facts.add_row("levels of theory", ", ".join(known.levels_of_theory) or "not stated")
+    if len(potential.levels) > 1:
+        others = set(potential.levels) - set(known.levels_of_theory)
+        facts.add_row("answers also", f"{'; '.join(sorted(others))} (MODEL@LEVEL)")
     facts.add_row("electrostatics", known.electrostatics)
     sizes = [np.size(leaf) for leaf in _leaves(potential.params)]
     facts.add_row("parameters", f"{sum(sizes):,}")

@@ -22,6 +22,7 @@ from physnet_ase.network.interaction import (
     dense,
     shifted_softplus,
 )
+from physnet_ase.network.levels import HEAD, of_own_level
 from physnet_ase.network.radial import RadialBasis
 
 NUM_ELEMENTS = 119
@@ -50,10 +51,13 @@ class OutputBlock(nn.Module):
     def __call__(
         self, features: Float[Array, "atoms features"]
     ) -> Float[Array, "atoms outputs"]:
-        """Return this block's contribution to energy, or charge and spin too."""
+        """Return this block's contribution to energy, or charge and spin too.
+
+        Where there are several levels of theory, that of each.
+        """
         for index in range(self.config.num_residual_output):
             features = ResidualBlock(name=f"residual_{index}")(features)
-        return dense(self.outputs, "head", use_bias=False)(shifted_softplus(features))
+        return dense(self.outputs, HEAD, use_bias=False)(shifted_softplus(features))
 
 
 class PhysNet(nn.Module):
@@ -104,7 +108,9 @@ class PhysNet(nn.Module):
             )
             for index in range(config.num_residual_atomic):
                 features = ResidualBlock(name=f"atomic_{block}_{index}")(features)
-            output = OutputBlock(config, outputs, name=f"output_{block}")(features)
+            columns = outputs * config.num_levels
+            output = OutputBlock(config, columns, name=f"output_{block}")(features)
+            output = of_own_level(output, graph, config.num_levels)
             total = total + output
             squared = output[:, 0] ** 2
             if previous is not None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from physnet_ase.molecules import Molecules
-from physnet_ase.references import References
+from physnet_ase.references import ReferenceFit, References, Seen
 from physnet_ase.state import ElectronicState
 
 ELEMENTS = np.array([1, 8])
@@ -57,6 +57,23 @@ def test_energies_made_from_references_are_fitted_exactly(rng) -> None:
     assert found.state_energies[ElectronicState(1, 2)] == pytest.approx(9.5, abs=1e-7)
     assert found.element_energies[8] == pytest.approx(-2041.0, abs=1e-7)
     assert found.state_counts[ElectronicState(0, 3)] == 10
+
+
+def test_levels_have_their_own_elements_and_share_the_constants(rng) -> None:
+    composition = rng.integers(1, 6, size=(40, 2))
+    states = np.array([[0, 1], [1, 2]])[np.arange(40) % 2]
+    level = (np.arange(40) >= 25).astype(np.int64)
+    states[level == 1] = (0, 1), *[(1, 2)] * 14  # hardly a neutral at the second one
+    elements = np.array([[-13.6, -2041.0], [-14.0, -2044.5]])
+    energies = (composition * elements[level]).sum(axis=1) + 9.5 * states[:, 0]
+    whole = batch(energies, composition, states).with_values(level=level)
+    seen = [Seen({1, 8}, Counter(whole.keep(level == i).states())) for i in (0, 1)]
+    fit = ReferenceFit(seen, additive=False)
+    fit.add(whole)
+    for own, found in zip(elements, fit.references(), strict=True):
+        assert found.element_energies[1] == pytest.approx(own[0], abs=1e-7)
+        assert found.element_energies[8] == pytest.approx(own[1], abs=1e-7)
+        assert found.constant(ElectronicState(1, 2)) == pytest.approx(9.5, abs=1e-7)
 
 
 def test_rank_deficient_composition_takes_the_minimum_norm() -> None:

@@ -113,7 +113,7 @@ def test_pieces_have_the_errors_of_the_whole(rng: np.random.Generator) -> None:
 
 def test_nothing_to_evaluate_is_said() -> None:
     with pytest.raises(ValueError, match="no molecule to evaluate"):
-        Predictions([], lambda graph: {})
+        Predictions([], np.zeros(0, int))
 
 
 def test_unknown_state_names_dataset_and_molecule(dataset: PackedDataset) -> None:

@@ -13,14 +13,9 @@ from physnet_training.label import (
     read_structures,
     smiles_structure,
 )
-from physnet_training.label.plan import (
-    check_bonds,
-    conformer,
-    numbers_and_state,
-    read_smiles,
-    relatives,
-)
+from physnet_training.label.plan import check_bonds, read_smiles, relatives
 
+from physnet_ase.commands.smiles import conformer, numbers_and_state
 from physnet_ase.state import ElectronicState
 
 pytest.importorskip("rdkit")

@@ -156,7 +156,7 @@ def test_a_run_with_pairs_resumes_to_the_last_bit(
     # a share of the batches does not come from the loader
     seen = straight.loader.state()
     assert seen["epoch"] * straight.loader.num_batches + seen["index"] < 35
-    references = straight.references.state_energies
+    references = straight.references[0].state_energies
     by_state = {(s.charge, s.multiplicity): c for s, c in references.items()}
     doublet = by_state[1, 2]
     assert by_state[1, 4] - doublet == pytest.approx(by_state[0, 3] - by_state[0, 1])

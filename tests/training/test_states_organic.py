@@ -9,10 +9,11 @@ import pytest
 from physnet_training.cli import app as command
 from physnet_training.label import Method
 from physnet_training.label.output import Journal
-from physnet_training.label.plan import conformer
 from physnet_training.label.run import label_frame
 from physnet_training.packed import PackedDataset
 from typer.testing import CliRunner
+
+from physnet_ase.commands.smiles import conformer
 
 pytest.importorskip("rdkit")
 pytest.importorskip("pyscf")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from physnet_ase.molecules import Molecules
 from physnet_ase.quantities import QUANTITIES, labels
-from physnet_ase.references import ReferenceFit, References
+from physnet_ase.references import ReferenceFit, References, Seen
 from physnet_ase.state import ElectronicState
 from physnet_training.audit.duplicates import DuplicateFinder
 from physnet_training.audit.plausibility import (
@@ -208,13 +208,14 @@ class LevelFits:
         batch = batch.keep(np.isfinite(batch.values["energy"]))
         for level in np.unique(batch.values["level"]).tolist():
             if level not in self._fits:
-                self._fits[level] = ReferenceFit(self._elements, self._states, False)
+                own = Seen(self._elements, self._states)
+                self._fits[level] = ReferenceFit([own], additive=False)
             self._fits[level].add(batch.keep(batch.values["level"] == level))
 
     @cached_property
     def references(self) -> dict[int, References]:
         """Level -> references, of levels with an energy."""
-        return {level: fit.references() for level, fit in self._fits.items()}
+        return {level: fit.references()[0] for level, fit in self._fits.items()}
 
     def predict(self, batch: Molecules) -> Array:
         """Energies of the fit; NaN for a level that was not fitted. [molecules] eV."""

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,12 @@ from ase import Atoms
 from ase.data import covalent_radii
 from numpy.typing import NDArray
 
+from physnet_ase.commands.smiles import (
+    SMILES_PREFIX,
+    numbers_and_state,
+    parse_smiles,
+    rdkit,
+)
 from physnet_ase.commands.structure_files import read_frames, read_structure
 from physnet_ase.molecules import check_structure
 from physnet_ase.state import ElectronicState, is_possible, resolve_state
@@ -26,26 +31,7 @@ Relative = Literal["radicals", "protonated", "deprotonated"]
 """What one hydrogen more or less makes of a molecule."""
 
 _BOND_REACH = 1.3  # times the sum of both covalent radii
-_CONFORMERS = 5
-_SEED = 7
 _ELEMENT_ORDER = {8: 0, 7: 1, 16: 2}
-
-
-def rdkit() -> Any:
-    """``rdkit.Chem``, which tells of unusual valences no more.
-
-    Raises:
-        ImportError: RDKit is not installed.
-    """
-    try:
-        from rdkit import Chem, rdBase
-        from rdkit.Chem import AllChem as AllChem  # makes it an attribute of Chem
-    except ImportError as error:
-        raise ImportError(
-            "SMILES need RDKit, which is not installed; install physnet-ase[smiles]"
-        ) from error
-    rdBase.DisableLog("rdApp.*")
-    return Chem
 
 
 def read_smiles(path: Path) -> list[str]:
@@ -68,25 +54,6 @@ def read_smiles(path: Path) -> list[str]:
     if not smiles:
         raise ValueError(f"{path} holds no SMILES")
     return smiles
-
-
-def _parse_smiles(smiles: str) -> Any:
-    """RDKit's molecule; refuses what is none, or several."""
-    molecule = rdkit().MolFromSmiles(smiles)
-    if molecule is None or not molecule.GetNumAtoms():
-        raise ValueError(f"{smiles!r} is no SMILES that RDKit understands")
-    if "." in smiles:
-        raise ValueError(f"{smiles!r} is more than one molecule; list each by itself")
-    return molecule
-
-
-def numbers_and_state(smiles: str) -> tuple[Array, ElectronicState]:
-    """[atoms] atomic numbers, hydrogen included, and the state."""
-    chem = rdkit()
-    molecule = chem.AddHs(_parse_smiles(smiles))
-    numbers = np.array([atom.GetAtomicNum() for atom in molecule.GetAtoms()])
-    unpaired = sum(atom.GetNumRadicalElectrons() for atom in molecule.GetAtoms())
-    return numbers, ElectronicState(chem.GetFormalCharge(molecule), unpaired + 1)
 
 
 def relatives(
@@ -116,7 +83,7 @@ def relatives(
         )
     if numbers_and_state(smiles)[1] != ElectronicState(0, 1):
         return
-    molecule = _parse_smiles(smiles)
+    molecule = parse_smiles(smiles)
     changes: dict[Relative, Callable[[Any], str | None]] = {
         "radicals": lambda atom: _changed(atom, hydrogens=-1, unpaired=1),
         "protonated": lambda atom: _changed(atom, hydrogens=1, charge=1),
@@ -131,45 +98,13 @@ def relatives(
             yield kind, name
 
 
-def conformer(smiles: str) -> Atoms:
-    """A geometry: the lowest of five from ETKDG in the force field MMFF94.
-
-    Riniker & Landrum, J. Chem. Inf. Model. 2015, 55, 2562. Species that MMFF94 does not
-    know, radicals above all, take UFF.
-
-    Raises:
-        ValueError: RDKit finds none.
-    """
-    chem = rdkit()
-    molecule = chem.AddHs(_parse_smiles(smiles))
-    parameters = chem.AllChem.ETKDGv3()
-    parameters.randomSeed = _SEED
-    parameters.useRandomCoords = True
-    found = list(chem.AllChem.EmbedMultipleConfs(molecule, _CONFORMERS, parameters))
-    if not found:
-        raise ValueError(f"RDKit finds no geometry of {smiles}")
-    known = chem.AllChem.MMFFHasAllMoleculeParams(molecule)
-    field = "MMFF" if known else "UFF"
-    optimize = getattr(chem.AllChem, f"{field}OptimizeMoleculeConfs")
-    try:
-        ends = optimize(molecule, maxIters=1000)
-        energies = [math.inf if failed < 0 else energy for failed, energy in ends]
-    except (RuntimeError, ValueError):  # no force field has all its parameters
-        energies = [0.0] * len(found)
-    best = molecule.GetConformer(found[int(np.argmin(energies))])
-    numbers = [atom.GetAtomicNum() for atom in molecule.GetAtoms()]
-    atoms = Atoms(numbers, best.GetPositions())
-    atoms.positions -= atoms.get_center_of_mass()  # the dipole of an ion is about 0
-    return atoms
-
-
 def check_bonds(smiles: str, atoms: Atoms) -> None:
     """Raise where a geometry has other bonds than its SMILES, as after a reaction.
 
     Raises:
         ValueError: The message names one bond that was made or broken.
     """
-    molecule = rdkit().AddHs(_parse_smiles(smiles))
+    molecule = rdkit().AddHs(parse_smiles(smiles))
     expected = {
         tuple(sorted((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())))
         for bond in molecule.GetBonds()
@@ -228,7 +163,6 @@ def _is_acidic(atom: Any) -> bool:
     )
 
 
-SMILES_PREFIX = "smiles:"
 _CLOSEST = 0.1  # Å
 
 

@@ -17,6 +17,7 @@ from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
 from numpy.typing import NDArray
 
+from physnet_ase.commands.smiles import conformer
 from physnet_ase.quantities import QUANTITIES, labels
 from physnet_ase.state import ElectronicState, with_state
 from physnet_training.label.calculators import Method
@@ -27,7 +28,6 @@ from physnet_training.label.plan import (
     Plan,
     check_bonds,
     check_geometry,
-    conformer,
 )
 from physnet_training.label.sampling import (
     Sampling,

@@ -236,10 +236,12 @@ class GraphBatches:
                 f"{dataset.path} holds periodic structures: graphs need a cutoff"
             )
         boxes = ("cell", "pbc") if self._periodic else ()
+        levels = ("level",) if len(dataset.levels) > 1 else ()
         weight = ("weight",) if "weight" in dataset.fields else ()
         if weight:
             _check_weights(dataset, indices)
-        self.names = ("atomic_numbers", "positions", *self._labels, *boxes, *weight)
+        own = (*self._labels, *boxes, *levels, *weight)
+        self.names = ("atomic_numbers", "positions", *own)
         self._estimated = self._periodic or (cutoff is not None and processes == 1)
         # Open molecules have all pairs i < j as long ones, periodic ones have none; a
         # mixture is sized as if all had them.

@@ -288,17 +288,27 @@ def checked_subset(indices: Array | list[int], total: int) -> Array:
 
 
 def state_numbers(dataset: PackedDataset, molecules: Array) -> Array:
-    """A number from 0 for each molecule's (charge, multiplicity). [molecules] int16.
+    """A number from 0 for each molecule's state. [molecules] int16.
+
+    States of another level of theory are others, so that a small level is not lost
+    beside a large one.
 
     Raises:
         ValueError: The multiplicity of a molecule is not known.
     """
-    known: dict[tuple[int, int], int] = {}
+    known: dict[tuple[int, int, int], int] = {}
     found = []
+    several = len(dataset.levels) > 1
     for rows in parts(molecules):
         unique, inverse, _ = distinct_states(*dataset.states_of(rows))
-        numbers = [known.setdefault((q, m), len(known)) for q, m in unique.tolist()]
-        found.append(np.array(numbers, np.int16)[inverse])
+        level = dataset.take("level", rows) if several else np.zeros(len(rows), int)
+        kinds = np.stack([inverse, level], axis=1)
+        kinds, inverse = np.unique(kinds, axis=0, return_inverse=True)
+        numbers = [
+            known.setdefault((*unique[state].tolist(), own), len(known))
+            for state, own in kinds.tolist()
+        ]
+        found.append(np.array(numbers, np.int16)[inverse.reshape(-1)])
     return np.concatenate(found)
 
 

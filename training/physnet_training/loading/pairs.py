@@ -34,7 +34,7 @@ class SeparatedPairs:
 
     Args:
         dataset: Where they are.
-        molecules: Rows that may be used.
+        molecules: Rows that may be used, of one level of theory.
         seed: Of the draws.
         states: Total states that a pair may have; those the model knows.
 
@@ -61,7 +61,8 @@ class SeparatedPairs:
             _name(dataset, next(iter(ladder.values()))[1]) for ladder in self._ladders
         ]
         names = [q.name for q in QUANTITIES.values() if q.role == "label"]
-        self._names = ("atomic_numbers", "positions", *names)
+        levels = ("level",) if len(dataset.levels) > 1 else ()
+        self._names = ("atomic_numbers", "positions", *names, *levels)
 
     def batch(self, number: int, count: int) -> Molecules:
         """Systems of two molecules each, as a function of the batch's number alone."""
@@ -173,6 +174,8 @@ def _joined(singles: Molecules, rng: np.random.Generator) -> Molecules:
     for name, array in values.items():
         if QUANTITIES[name].per_atom:
             joined[name] = array
+        elif name == "level":
+            joined[name] = array[0::2]
         elif name == "spin_multiplicity":
             joined[name] = array[0::2] + array[1::2] - 1
         elif name not in ("stress", "weight"):

@@ -3,16 +3,16 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from physnet_ase.checkpoint import ModelMetadata
+from physnet_ase.checkpoint import LevelRecord, ModelMetadata, stored_references
 from physnet_ase.config import ModelConfig
 from physnet_ase.familiarity import environments_of
 from physnet_ase.molecules import Molecules
-from physnet_ase.references import References
+from physnet_ase.references import ReferenceFit, References, Seen
 from physnet_ase.state import ElectronicState
 from physnet_training.loading.batches import read_batches
 from physnet_training.packed import PackedDataset
@@ -40,14 +40,49 @@ def dataset_fingerprint(dataset: PackedDataset) -> str:
     return digest.hexdigest()
 
 
+def levels_of(dataset: PackedDataset, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number of the level of theory of each molecule, [molecules]; one level is 0.
+
+    Raises:
+        ValueError: There are several levels, and some molecule says none of them.
+    """
+    if len(dataset.levels) < 2:
+        return np.zeros(len(rows), np.int64)
+    levels = dataset.take("level", rows).astype(np.int64)
+    unknown = np.flatnonzero(levels < 0)
+    if len(unknown):
+        raise ValueError(
+            f"{dataset.path} holds the levels of theory {'; '.join(dataset.levels)}, "
+            f"but {len(unknown)} molecules, the first of them {int(rows[unknown[0]])}, "
+            "say none: convert their files with --level NAME"
+        )
+    return levels
+
+
+def with_heads(recipe: Recipe, dataset: PackedDataset) -> Recipe:
+    """The recipe with a head for each level of theory of the dataset.
+
+    Raises:
+        ValueError: The recipe asks for another number.
+    """
+    heads, wanted = max(len(dataset.levels), 1), recipe.model.num_levels
+    if wanted not in (1, heads):
+        raise ValueError(
+            f"model.num_levels is {wanted}, but {dataset.path} holds {heads} levels of "
+            f"theory: {'; '.join(dataset.levels)}; leave it out"
+        )
+    model = recipe.model.model_copy(update={"num_levels": heads})
+    return recipe.model_copy(update={"model": model})
+
+
 def dataset_references(
     dataset: PackedDataset,
     rows: NDArray[np.int64],
     *,
     additive: bool = False,
     less: NDArray[np.float64] | None = None,
-) -> tuple[References, float]:
-    """References of some molecules, and the size (eV per atom) of what is left.
+) -> tuple[list[References], float]:
+    """References of each level of theory, and the size of what is left in eV per atom.
 
     Args:
         dataset: Where they are.
@@ -55,26 +90,42 @@ def dataset_references(
         additive: Constants of states that far fragments add up to.
         less: Energies to take off before, NaN where a molecule does not take part:
             those of a network that is there already. [molecules of the dataset] eV
+
+    Raises:
+        ValueError: A level has no molecule among the rows.
     """
-    numbers: set[int] = set()
-    states: Counter[tuple[int, int]] = Counter()
+    count = max(len(dataset.levels), 1)
+    numbers: list[set[int]] = [set() for _ in range(count)]
+    states: list[Counter[ElectronicState]] = [Counter() for _ in range(count)]
     for some in parts(rows):
-        atoms = dataset.take("atomic_numbers", dataset.atom_rows(some))
-        numbers.update(np.flatnonzero(np.bincount(atoms)).tolist())
-        states.update(dataset.count_states(some))
+        own = levels_of(dataset, some)
+        for level in np.unique(own).tolist():
+            mine = some[own == level]
+            atoms = dataset.take("atomic_numbers", dataset.atom_rows(mine))
+            numbers[level].update(np.flatnonzero(np.bincount(atoms)).tolist())
+            for pair, number in dataset.count_states(mine).items():
+                states[level][ElectronicState(*pair)] += number
+    for level, found in enumerate(states):
+        if not found:
+            raise ValueError(
+                f"{dataset.path}: no molecule of level {dataset.levels[level]!r} "
+                "trains; use another split or leave its source out"
+            )
 
     def batches() -> Iterator[Molecules]:
+        names = ("atomic_numbers", "energy", *(("level",) if count > 1 else ()))
         for some in parts(rows):
-            names = ("atomic_numbers", "energy")
             batch = read_batches(dataset, [some], names, whole_states=True)[0]
             if less is not None:
                 rest = batch.values["energy"] - less[batch.rows]
                 batch = batch.with_values(energy=rest)
             yield batch
 
-    counts = {ElectronicState(*pair): count for pair, count in states.items()}
-    references, left = References.fit(batches(), numbers, counts, additive=additive)
-    return references, max(left, _LEAST_SCALE)
+    seen = [Seen(*each) for each in zip(numbers, states, strict=True)]
+    fit = ReferenceFit(seen, additive)
+    for batch in batches():
+        fit.add(batch)
+    return fit.references(), max(fit.residual_per_atom(), _LEAST_SCALE)
 
 
 def _sample(
@@ -91,7 +142,7 @@ def _sample(
 def check_states(
     dataset: PackedDataset,
     validation: NDArray[np.int64],
-    references: References,
+    references: Sequence[References],
     model: ModelConfig,
 ) -> None:
     """Refuse states that cannot be validated, or that the model cannot take.
@@ -99,29 +150,31 @@ def check_states(
     Raises:
         ValueError: A state stands in the validation part only, or is out of range.
     """
-    seen = {(s.charge, s.multiplicity) for s in references.state_energies}
-    for pair in dataset.count_states(validation):
-        if pair not in seen:
-            raise ValueError(
-                f"charge {pair[0]:+d}, multiplicity {pair[1]} stands in the "
-                "validation part but not in the training part; use another "
-                "split.seed or more molecules"
-            )
-    for charge, spin in sorted(seen):
-        low, high = model.charge_range
-        if not (low <= charge <= high and spin <= model.spin_range[1]):
-            raise ValueError(
-                f"the data holds charge {charge:+d}, multiplicity {spin}, outside "
-                f"model.charge_range {model.charge_range} or model.spin_range "
-                f"{model.spin_range}; widen them in the recipe"
-            )
+    own = levels_of(dataset, validation)
+    for level, each in enumerate(references):
+        seen = {(s.charge, s.multiplicity) for s in each.state_energies}
+        for pair in dataset.count_states(validation[own == level]):
+            if pair not in seen:
+                raise ValueError(
+                    f"charge {pair[0]:+d}, multiplicity {pair[1]} stands in the "
+                    "validation part but not in the training part; use another "
+                    "split.seed or more molecules"
+                )
+        for charge, spin in sorted(seen):
+            low, high = model.charge_range
+            if not (low <= charge <= high and spin <= model.spin_range[1]):
+                raise ValueError(
+                    f"the data holds charge {charge:+d}, multiplicity {spin}, outside "
+                    f"model.charge_range {model.charge_range} or model.spin_range "
+                    f"{model.spin_range}; widen them in the recipe"
+                )
 
 
 def describe(
     recipe: Recipe,
     dataset: PackedDataset,
     split: Split,
-    references: References,
+    references: Sequence[References],
 ) -> ModelMetadata:
     """What a model that is trained on these molecules says of itself."""
     train = split.train
@@ -129,15 +182,26 @@ def describe(
     if "pbc" in dataset.fields:
         for rows in parts(train):
             periodic += int(np.count_nonzero(dataset.take("pbc", rows).any(axis=1)))
+    checked = split.validation
+    training, validation = (levels_of(dataset, rows) for rows in (train, checked))
+    records = [
+        {
+            **stored_references(each),
+            "environments": environments_of(
+                _sample(dataset, train[training == level], _MOST_TRAINING),
+                _sample(
+                    dataset, split.validation[validation == level], _MOST_VALIDATION
+                ),
+            ),
+        }
+        for level, each in enumerate(references)
+    ]
     return ModelMetadata(
         name=recipe.name,
         description=recipe.description,
         config=recipe.model,
         levels_of_theory=list(dataset.levels),
         periodic_structures=periodic,
-        environments=environments_of(
-            _sample(dataset, train, _MOST_TRAINING),
-            _sample(dataset, split.validation, _MOST_VALIDATION),
-        ),
-        **ModelMetadata.stored_references(references),
+        other_levels=[LevelRecord(**record) for record in records[1:]],
+        **records[0],
     )

@@ -1,7 +1,7 @@
 """Errors of a model on labelled molecules, per charge and multiplicity."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from physnet_ase.energy import predicted_labels, program_for
 from physnet_ase.graph import Graph
 from physnet_ase.potential import Potential
 from physnet_ase.quantities import QUANTITIES, trained
+from physnet_ase.references import without_references
 from physnet_ase.state import ElectronicState
 from physnet_training.distinct_states import distinct_states
 from physnet_training.loading.loader import PackedMemmapLoader
@@ -18,8 +19,6 @@ from physnet_training.packed import PackedDataset
 from physnet_training.packed.reader import parts
 
 Array = NDArray[Any]
-Predict = Callable[[Graph], Mapping[str, Any]]
-"""Labels by name of a graph, as ``energy.predicted_labels`` has them."""
 _PER_ATOM = "energy_per_atom"
 _WORST = 10  # molecules listed for each quantity
 _PICTURED = 20_000  # molecules whose values are kept for pictures
@@ -100,21 +99,24 @@ class Worst:
     """The molecules with the largest errors of each quantity."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, list[tuple[Any, ...]]] = {}
+        self._kept: dict[str, list[tuple[float, int, int, int]]] = {}
 
     def add(self, values: Mapping[str, Array], molecules: Array) -> None:
-        """Add molecules, with values as :class:`Predictions` has them, and numbers."""
+        """Add molecules, of these numbers in the dataset."""
         starts = np.cumsum(values["size"]) - values["size"]
         for name in values.keys() & QUANTITIES.keys():
             error = np.abs(values[name] - values[f"{name}_label"])
             error = np.nan_to_num(error.reshape(len(error), -1)).max(axis=1)
             if QUANTITIES[name].per_atom:
                 error = np.maximum.reduceat(error, starts)
-            found = [
-                (float(error[p]), int(molecules[p]), *map(int, values["state"][p]))
-                for p in np.argsort(error)[-_WORST:].tolist()
-                if error[p] > 0
-            ]
+            places = np.argsort(error)[-_WORST:].tolist()
+            found = []
+            for p in places:
+                charge, spin = values["state"][p].tolist()
+                if error[p] > 0:
+                    found.append(
+                        (float(error[p]), int(molecules[p]), int(charge), int(spin))
+                    )
             kept = self._kept.setdefault(name, [])
             self._kept[name] = sorted([*kept, *found], reverse=True)[:_WORST]
 
@@ -145,34 +147,30 @@ class Predictions:
 
     def __init__(
         self,
-        graphs: Iterable[Graph],
-        predict: Predict,
-        numbers: Array | None = None,
+        predicted: Iterable[tuple[Graph, Mapping[str, Any]]],
+        molecules: Array,
     ) -> None:
-        """Run ``predict`` over graphs.
+        """Take graphs whose energy labels lack the references, and what is predicted.
 
         Args:
-            graphs: Their energy labels lack the references.
-            predict: Labels by name of a graph.
-            numbers: What the molecules are called, in this order; None: 0, 1, ….
+            predicted: Each graph with labels by name, see ``energy.predicted_labels``.
+            molecules: Numbers in the dataset of all molecules, in their order.
 
         Raises:
-            ValueError: There is no molecule.
+            ValueError: There is no graph.
         """
         self._sums, self.worst = ErrorSums(), Worst()
         kept: dict[str, list[Array]] = {}
-        molecules = 0
-        for graph in graphs:
-            values = _values(graph, predict(graph))
+        done = 0
+        for graph, labels in predicted:
+            values = _values(graph, labels)
             self._sums.add(values)
-            end = molecules + len(values["state"])
-            own = np.arange(molecules, end)
-            self.worst.add(values, own if numbers is None else numbers[own])
-            if molecules < _PICTURED:
+            self.worst.add(values, molecules[done:])
+            if done < _PICTURED:
                 for name, value in values.items():
                     kept.setdefault(name, []).append(value)
-            molecules = end
-        if not molecules:
+            done += len(values["state"])
+        if not done:
             raise ValueError("no molecule to evaluate")
         self.values = {name: np.concatenate(parts) for name, parts in kept.items()}
 
@@ -204,24 +202,38 @@ def _values(graph: Graph, predicted: Mapping[str, Any]) -> dict[str, Array]:
 def evaluate_potential(potential: Potential, loader: PackedMemmapLoader) -> Predictions:
     """Predictions of a potential on one epoch of a loader, for all labels it can give.
 
+    A molecule whose level of theory the potential has is compared at that level, all
+    others at the potential's own.
+
     Raises:
         ValueError: An element or state that the potential has not seen.
     """
-    _check_known(potential, loader.dataset, loader.indices)
+    dataset = loader.dataset
     names = [
         quantity.name
         for quantity in trained()
-        if quantity.name in loader.dataset.fields
+        if quantity.name in dataset.fields
         and (not quantity.needs or getattr(potential.config, quantity.needs))
     ]
+    parts_of: dict[Potential, list[Array]] = {}
+    own = dataset.take("level", loader.indices)
+    for level in np.unique(own).tolist():
+        known = level >= 0 and dataset.levels[level] in potential.levels
+        fitting = potential.level(dataset.levels[level]) if known else potential
+        parts_of.setdefault(fitting, []).append(loader.indices[own == level])
+    order = [np.sort(np.concatenate(rows)) for rows in parts_of.values()]
 
-    def predict(graph: Graph) -> Mapping[str, Any]:
-        outputs = potential.run(graph, program_for(names))
-        return predicted_labels(outputs, graph, names)
+    def predicted() -> Iterator[tuple[Graph, Mapping[str, Any]]]:
+        for fitting, rows in zip(parts_of, order, strict=True):
+            part = loader.subset(rows, shuffle=False)
+            for graph in part.graphs(fitting.config.cutoff):
+                outputs = fitting.run(graph, program_for(names))
+                labels = predicted_labels(outputs, graph, names)
+                yield without_references(graph, [fitting.references]), labels
 
-    graphs = loader.graphs(potential.config.cutoff)
-    without = map(potential.references.without, graphs)
-    return Predictions(without, predict, loader.indices)
+    for fitting, rows in zip(parts_of, order, strict=True):
+        _check_known(fitting, dataset, rows)
+    return Predictions(predicted(), np.concatenate(order))
 
 
 def _check_known(

@@ -92,7 +92,11 @@ class SamplingConfig(_Section):
         16, ge=1, description="blocks whose molecules are shuffled together"
     )
     balance: float = Field(
-        0.0, ge=0, le=1, description="0: states as in the data, 1: all equally often"
+        0.0,
+        ge=0,
+        le=1,
+        description="0: states as in the data, 1: all equally often; those of each "
+        "level of theory count by themselves",
     )
     separated_pairs: float = Field(
         0.0,

@@ -1,6 +1,6 @@
 """What a fine-tuning starts from: a checkpoint, its architecture, what it may learn."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,12 +72,17 @@ def check_start(
         ValueError: Another architecture, an element that it has not seen, or a state
             outside its ranges.
     """
-    _check_same(potential.config, recipe.model, str(recipe.start.model))
+    # heads are made for the levels of theory of the data
+    heads = {"num_levels": recipe.model.num_levels}
+    there = potential.config.model_copy(update=heads)
+    _check_same(there, recipe.model, str(recipe.start.model))
+    levels = [potential.level(name) for name in potential.levels] or [potential]
+    elements = sorted({number for level in levels for number in level.elements})
     for rows in parts(molecules):
         numbers = np.unique(dataset.take("atomic_numbers", dataset.atom_rows(rows)))
-        new = np.setdiff1d(numbers, potential.elements).tolist()
+        new = np.setdiff1d(numbers, elements).tolist()
         if new:
-            known = ", ".join(chemical_symbols[z] for z in potential.elements)
+            known = ", ".join(chemical_symbols[z] for z in elements)
             raise ValueError(
                 f"{dataset.path} holds {', '.join(chemical_symbols[z] for z in new)}, "
                 f"the checkpoint {potential.metadata.name!r} has seen {known} only; "
@@ -95,6 +100,24 @@ def check_start(
                     f"{low}..{high} and multiplicities 1..{highest}; train from "
                     "scratch, or leave these molecules out"
                 )
+
+
+def parameters_of_levels(potential: "Potential", levels: Sequence[str]) -> Any:
+    """Weights of a checkpoint with a head for each level of theory of some data.
+
+    Args:
+        potential: The checkpoint; a level that it lacks starts from its own one.
+        levels: Names, at most one: the checkpoint's own level goes on.
+    """
+    from physnet_ase.network.levels import joined_levels
+
+    if len(levels) < 2:
+        return potential.params
+    known = [
+        potential.level(name) if name in potential.levels else potential
+        for name in levels
+    ]
+    return joined_levels([each.params for each in known])
 
 
 def outputs_only(params: Any) -> Any:

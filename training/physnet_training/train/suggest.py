@@ -10,6 +10,7 @@ import numpy as np
 
 from physnet_ase.config import PRESETS
 from physnet_ase.quantities import trained
+from physnet_ase.references import without_references
 from physnet_training.packed import PackedDataset
 from physnet_training.packed.reader import parts
 from physnet_training.train.recipe import Recipe, commented, recipe_from
@@ -142,7 +143,7 @@ def measure(recipe: Recipe, dataset: PackedDataset) -> float:
         split = make_split(dataset, recipe.split)
         trainer = Trainer(recipe, dataset, Path(folder), split)
         graphs = trainer.loader.graphs(recipe.model.cutoff)
-        graph = jax.device_put(trainer.references.without(next(graphs)))
+        graph = jax.device_put(without_references(next(graphs), trainer.references))
         state, rate = trainer.state, np.float32(1.0)
         state, _ = trainer.functions.step(state, graph, rate)  # compiles
         state.weights.block_until_ready()

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from physnet_ase.graph import Graph
 from physnet_ase.network.initial import initial_parameters, starting_parameters
 from physnet_ase.potential import Potential, load_potential
-from physnet_ase.references import References
+from physnet_ase.references import References, without_references
 from physnet_training.loading.loader import PackedMemmapLoader
 from physnet_training.loading.pairs import SeparatedPairs
 from physnet_training.loading.prefetch import Feed
@@ -32,12 +32,14 @@ from physnet_training.train.data import (
     dataset_fingerprint,
     dataset_references,
     describe,
+    levels_of,
+    with_heads,
 )
 from physnet_training.train.evaluate import Predictions
 from physnet_training.train.guard import MOST_RETREATS, Diverged, Guard
 from physnet_training.train.recipe import Recipe, recipe_from
 from physnet_training.train.split import SPLIT_FILE, Split, make_split
-from physnet_training.train.start import START_FOLDER, check_start
+from physnet_training.train.start import START_FOLDER, check_start, parameters_of_levels
 from physnet_training.train.store import RunStore, Stored, full_disk_is_said
 
 CHECK_EVERY = 50
@@ -99,7 +101,14 @@ class Trainer:
             **recipe.sampling.model_dump(exclude={"separated_pairs"}),
         )
         self.loader = whole.subset(split.train)
-        self.validation = whole.subset(split.validation, shuffle=False)
+        # Which weights are best is judged at the first level of theory.
+        first = split.validation[levels_of(dataset, split.validation) == 0]
+        if not len(first):
+            raise ValueError(
+                f"{dataset.path}: no molecule of its first level of theory, "
+                f"{dataset.levels[0]!r}, is in the validation part; use another split"
+            )
+        self.validation = whole.subset(first, shuffle=False)
         self.fingerprint = dataset_fingerprint(dataset)
         labels = step_module.trained_labels(recipe, dataset.fields)
         if not labels:
@@ -115,7 +124,7 @@ class Trainer:
         else:
             start = load_potential(out / START_FOLDER)
             check_start(start, recipe, dataset, split.train)
-            self.functions = build(start.params)
+            self.functions = build(parameters_of_levels(start, dataset.levels))
             self.references, _ = self._fit_references(self._network_energies())
         check_states(dataset, split.validation, self.references, recipe.model)
         self.metadata = describe(recipe, dataset, split, self.references)
@@ -128,16 +137,17 @@ class Trainer:
         self.waited = 0.0  # of these, for data
         self._pairs: SeparatedPairs | None = None
         if recipe.sampling.separated_pairs > 0:
-            known = self.references.state_energies
+            known = self.references[0].state_energies
             states = [(s.charge, s.multiplicity) for s in known]
-            self._pairs = SeparatedPairs(dataset, split.train, options.seed, states)
+            rows = split.train[levels_of(dataset, split.train) == 0]
+            self._pairs = SeparatedPairs(dataset, rows, options.seed, states)
         self._store = RunStore(out / "state")
         self._branch = RunStore(out / "before_decay")
         self._stored_at = time.monotonic()
 
     def _fit_references(
         self, less: "np.ndarray | None" = None
-    ) -> tuple[References, float]:
+    ) -> tuple[list[References], float]:
         local = self.recipe.model.conditioning == "local"
         return dataset_references(
             self.dataset, self.split.train, additive=local, less=less
@@ -215,7 +225,7 @@ class Trainer:
         earlier = time.monotonic() - self.seconds, self.waited
 
         def prepare(graph: Graph) -> Graph:
-            return jax.device_put(self.references.without(graph))
+            return jax.device_put(without_references(graph, self.references))
 
         def busy() -> bool:
             return bool(recent) and not recent[-1].metrics["loss"].is_ready()
@@ -346,12 +356,13 @@ class Trainer:
 
     def _validate(self, step: int, recent: "deque[Record]") -> dict[str, Any]:
         """Errors of the averaged weights per state; keeps the model when it is best."""
-        graphs = map(
-            self.references.without,
-            self.validation.graphs(self.recipe.model.cutoff),
+        graphs = (
+            without_references(graph, self.references)
+            for graph in self.validation.graphs(self.recipe.model.cutoff)
         )
         predict, average = self.functions.predict, self.state.average
-        table = Predictions(graphs, lambda graph: predict(average, graph)).errors()
+        predicted = ((graph, predict(average, graph)) for graph in graphs)
+        table = Predictions(predicted, self.validation.indices).errors()
         weights = self.recipe.loss
         score = sum(
             weight * (table[0][key] or 0.0)
@@ -590,6 +601,7 @@ def prepare(
     # What an attempt left that ended before its recipe was written.
     shutil.rmtree(out / "state", ignore_errors=True)
     split = split or make_split(dataset, recipe.split)
+    recipe = with_heads(recipe, dataset)
     if recipe.start.model is not None:
         load_potential(recipe.start.model).save(out / START_FOLDER)
     trainer = Trainer(recipe, dataset, out, split)

@@ -13,7 +13,9 @@ from typing import Annotated
 
 import typer
 from physnet_training.label.output import JOURNAL, read_labels
-from physnet_training.label.plan import numbers_and_state, rdkit, read_smiles
+from physnet_training.label.plan import read_smiles
+
+from physnet_ase.commands.smiles import numbers_and_state, rdkit
 
 ORGANIC = {1, 6, 7, 8}
 SEEN_AGAIN = 0.35

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from physnet_training.label.output import JOURNAL, is_contaminated, read_labels
-from physnet_training.label.plan import numbers_and_state
+
+from physnet_ase.commands.smiles import numbers_and_state
 
 LEVEL = "wB97X/def2-SVPD (PySCF 2.14, grid level 2, RKS for singlets, UKS otherwise)"
 UNITS = {
