@@ -58,10 +58,13 @@ def start(source: Path, out: Path, recipe: Recipe) -> Trainer:
 def test_extended_run_equals_the_straight_one_to_the_last_bit(
     source: Path, tmp_path: Path, schedule: str
 ) -> None:
-    recipe = make_recipe(schedule=schedule, steps=20)
+    recipe = make_recipe(schedule=schedule, steps=20, validate_every=5)
     straight = start(source, tmp_path / "straight", recipe)
     straight.run()
-    short = start(source, tmp_path / "short", make_recipe(schedule=schedule))
+    shapes = straight.loader.padding().shapes
+    assert straight.functions.step._cache_size() == shapes
+    recipe = make_recipe(schedule=schedule, validate_every=5)
+    short = start(source, tmp_path / "short", recipe)
     short.run()
     # A run folder with its dataset can be moved as a whole.
     shutil.move(tmp_path / "short", tmp_path / "moved")
@@ -72,6 +75,8 @@ def test_extended_run_equals_the_straight_one_to_the_last_bit(
     assert again.recipe.optimizer.steps == 20
     again.run()
     assert int(again.state.step) == 20
+    shapes = again.loader.padding().shapes
+    assert again.functions.step._cache_size() == shapes
     for name in ("weights", "average"):
         np.testing.assert_array_equal(
             np.asarray(getattr(straight.state, name)),

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from physnet_training.train.loss import masked_mean, penalty, total_loss
-from physnet_training.train.recipe import LossConfig
+from physnet_training.train.recipe import LossConfig, recipe_from
+from physnet_training.train.step import late_weight
 
 NAN = float("nan")
 L1 = LossConfig()
@@ -59,6 +60,19 @@ def test_gradient_stays_finite_when_every_label_is_missing() -> None:
 
     gradient = jax.grad(loss)(jnp.ones((3, 3)))
     np.testing.assert_array_equal(gradient, np.zeros((3, 3)))
+
+
+def test_energy_counts_more_in_the_last_part_of_the_steps() -> None:
+    content = {
+        "loss": {"energy": 2.0, "late_energy": 5.0},
+        "optimizer": {"steps": 10, "decay_fraction": 0.3},
+    }
+    recipe = recipe_from(content, "test")
+    weights = [float(late_weight(recipe, jnp.array(step))) for step in (0, 6, 7, 9)]
+    assert weights == [0.0, 0.0, 8.0, 8.0]
+    content["optimizer"]["schedule"] = "constant"  # it has no last part
+    with pytest.raises(ValueError, match=r"late_energy .*'cosine' or 'wsd'"):
+        recipe_from(content, "test")
 
 
 def test_total_loss_weighs_each_part() -> None:

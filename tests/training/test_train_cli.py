@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from physnet_training.cli import app
+from physnet_training.packed import PackedDataset
 from typer.testing import CliRunner
 
 DATA = Path(__file__).parents[2] / "training" / "data" / "states_dft"
@@ -177,6 +178,7 @@ def test_suggested_recipe_suits_the_data(
     assert recipe.optimizer.steps == 10_000  # 85 % of 2 minutes
     assert recipe.optimizer.batch_size == 16
     assert recipe.loss.weight("forces") == 10.0
+    assert recipe == suggest.suggest(PackedDataset.open(packed), 0.01, 2.0)
     assert "took 0.01 s" in target.read_text()
     assert CliRunner().invoke(app, command).exit_code == 2  # the file exists
 

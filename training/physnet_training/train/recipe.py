@@ -207,7 +207,9 @@ class OptimizerConfig(_Section):
         description="memory of the averaged weights, about 1/(1 - x) steps; "
         "schedule-free has its own average",
     )
-    validate_every: int = Field(2_000, ge=1, description="steps")
+    validate_every: int = Field(
+        2_000, ge=1, description="steps between validations, which also store the state"
+    )
     seed: int = Field(0, ge=0, description="of the initial weights and of the order")
 
     @property

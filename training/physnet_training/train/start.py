@@ -14,6 +14,7 @@ from physnet_training.packed.reader import parts
 
 if TYPE_CHECKING:
     from physnet_ase.potential import Potential
+    from physnet_training.train.recipe import Recipe
 
 START_FOLDER = "start"
 """Copy of the checkpoint in the folder of a run, which resumes without the other."""
@@ -40,30 +41,43 @@ def with_architecture(content: dict[str, Any], folder: Path) -> dict[str, Any]:
 
     if (folder / name).exists():
         name = str((folder / name).resolve())
-    there = load_potential(name).config.model_dump(mode="json")
+    there = load_potential(name).config
     asked = content.get("model", {})
     if isinstance(asked, str) or "preset" in asked:
         asked = resolve_config(asked).model_dump()
-    wanted = ModelConfig.model_validate({**there, **asked}).model_dump(mode="json")
-    for key, value in wanted.items():
-        if value != there[key]:
+    fields = there.model_dump(mode="json")
+    _check_same(there, ModelConfig.model_validate({**fields, **asked}), name)
+    return {**content, "start": {**start, "model": name}, "model": fields}
+
+
+def _check_same(there: ModelConfig, wanted: ModelConfig, name: str) -> None:
+    for key, value in wanted.model_dump(mode="json").items():
+        other = there.model_dump(mode="json")[key]
+        if value != other:
             raise ValueError(
-                f"model.{key} is {there[key]} in {name} and {value} in the recipe; a "
+                f"model.{key} is {other} in {name} and {value} in the recipe; a "
                 "checkpoint brings its architecture with it, leave it out of [model]"
             )
-    return {**content, "start": {**start, "model": name}, "model": there}
 
 
 def check_start(
-    potential: "Potential", dataset: PackedDataset, molecules: NDArray[np.int64]
+    potential: "Potential",
+    recipe: "Recipe",
+    dataset: PackedDataset,
+    molecules: NDArray[np.int64],
 ) -> None:
-    """Refuse data that a checkpoint has no trained weights for.
+    """Refuse what a checkpoint has no trained weights for.
 
     Raises:
-        ValueError: An element that it has not seen, or a state outside its ranges.
+        ValueError: Another architecture, an element that it has not seen, or a state
+            outside its ranges.
     """
-    heads = [potential.level(name) for name in potential.levels] or [potential]
-    elements = sorted({number for head in heads for number in head.elements})
+    # heads are made for the levels of theory of the data
+    heads = {"num_levels": recipe.model.num_levels}
+    there = potential.config.model_copy(update=heads)
+    _check_same(there, recipe.model, str(recipe.start.model))
+    levels = [potential.level(name) for name in potential.levels] or [potential]
+    elements = sorted({number for level in levels for number in level.elements})
     for rows in parts(molecules):
         numbers = np.unique(dataset.take("atomic_numbers", dataset.atom_rows(rows)))
         new = np.setdiff1d(numbers, elements).tolist()

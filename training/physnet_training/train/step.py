@@ -103,6 +103,12 @@ def trained_labels(recipe: Recipe, fields: Collection[str]) -> tuple[str, ...]:
     )
 
 
+def late_weight(recipe: Recipe, count: Int[Array, ""]) -> Float[Array, ""]:
+    """What the weight of the energy has more in the last part of the steps."""
+    more = recipe.loss.weight("energy") * (recipe.loss.late_energy - 1.0)
+    return jnp.where(count >= recipe.optimizer.late_start, more, 0.0)
+
+
 def build(recipe: Recipe, params: Params, labels: Sequence[str]) -> Trainable:
     """Compile-ready step and prediction for initial parameters ``params``.
 
@@ -136,9 +142,7 @@ def build(recipe: Recipe, params: Params, labels: Sequence[str]) -> Trainable:
         total = total_loss(recipe.loss, parts)
         metrics = {"loss": total, **parts}  # comparable from start to end
         if recipe.loss.late_energy != 1.0 and "energy" in parts:
-            late = count >= recipe.optimizer.late_start
-            more = recipe.loss.weight("energy") * (recipe.loss.late_energy - 1.0)
-            total = total + jnp.where(late, more, 0.0) * parts["energy"]
+            total = total + late_weight(recipe, count) * parts["energy"]
         return total, metrics
 
     def averaged(

@@ -24,8 +24,10 @@ _KEYS = (
     *("model.electrostatics", "model.spin_populations"),
     *("split.kind", "split.train_fraction", "split.holdout_groups"),
     *("optimizer.steps", "optimizer.batch_size", "optimizer.schedule"),
-    *("optimizer.learning_rate", "optimizer.validate_every"),
+    *("optimizer.learning_rate", "optimizer.warmup_steps"),
+    "optimizer.validate_every",
 )
+_PRESET = "small"
 _MEASURED_SECONDS = 5.0
 _MOST_EPOCHS = 4000
 """Passes over the data after which nothing is to be gained by more."""
@@ -61,7 +63,7 @@ def suggest(dataset: PackedDataset, seconds_per_step: float, minutes: float) -> 
     if seconds_per_step > 0:
         steps = int(60 * minutes * _REST / seconds_per_step)
         steps = max(_rounded(min(steps, _MOST_EPOCHS * len(dataset) // batch)), 100)
-    small = PRESETS["small"]
+    cutoff = PRESETS[_PRESET].cutoff
     content = {
         "name": Path(dataset.path).name,
         "data": {
@@ -69,9 +71,9 @@ def suggest(dataset: PackedDataset, seconds_per_step: float, minutes: float) -> 
             "assume_multiplicity": dataset.assume_multiplicity,
         },
         "model": {
-            "preset": "small",
+            "preset": _PRESET,
             # a molecule that is smaller has no use for more
-            "cutoff": min(small.cutoff, max(np.ceil(_extent(dataset)), 3.0)),
+            "cutoff": min(cutoff, max(np.ceil(_extent(dataset)), 3.0)),
             "charge_range": [min(charges[0], 0), max(charges[-1], 0)],
             "spin_range": [1, spins[-1]],
             "electrostatics": not single or charges != [0],
@@ -169,7 +171,9 @@ def starting_recipe(dataset: PackedDataset, minutes: float) -> str:
         f"the steps below are for {minutes:g} minutes\n"
         "# all settings with their defaults: physnet-train train --show-defaults\n"
     )
-    return head + "\n" + commented(recipe, only=[*_KEYS, *weights])
+    text = commented(recipe, only=[*_KEYS, *weights])
+    preset = '[model]\n# what is not said below; "paper" has the published sizes\n'
+    return head + "\n" + text.replace("[model]\n", f'{preset}preset = "{_PRESET}"\n')
 
 
 def _single(dataset: PackedDataset) -> bool:

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -123,7 +122,7 @@ class Trainer:
             self.functions = build(self._first_parameters(scale))
         else:
             start = load_potential(out / START_FOLDER)
-            check_start(start, dataset, split.train)
+            check_start(start, recipe, dataset, split.train)
             self.functions = build(parameters_of_levels(start, dataset.levels))
             self.references, _ = self._fit_references(self._network_energies())
         check_states(dataset, split.validation, self.references, recipe.model)
@@ -464,22 +463,27 @@ class Trainer:
         Raises:
             FileNotFoundError: No state was stored yet.
         """
-        like, best = self.state._asdict(), None
-        for stored in chain(self._store.states(like), self._branch.states(like)):
-            if best is None:  # that of the newest is the one in model/
-                best = stored.meta["best"]
-            if self._fits(stored):
-                break
-        else:
+        like, newest, fitting = self.state._asdict(), [], []
+        for store in (self._store, self._branch):
+            for place, each in enumerate(store.states(like)):
+                if place == 0:
+                    newest.append(each)
+                if self._fits(each):
+                    fitting.append(each)
+                    break
+        if not fitting:
             raise FileNotFoundError(
                 f"{self.out / 'state'} holds no stored state to continue from; start "
                 "the training again"
             )
+        stored = max(fitting, key=lambda each: each.step)
         meta = stored.meta
         self.state = step_module.TrainState(**stored.state)
         self.loader.restore(meta["loader"])
         self.seconds, self.waited = meta["seconds"], meta["waited"]
-        self.best, self.waits = best, meta.get("waits", 0)
+        # what is in model/ is known to the newest of all
+        self.best = max(newest, key=lambda each: each.step).meta["best"]
+        self.waits = meta.get("waits", 0)
         if "guard" in meta:
             self.guard.restore(meta["guard"])
         self._trim_history(stored.step)
