@@ -170,6 +170,20 @@ def check_states(
                 )
 
 
+def _of_known_molecules(dataset: PackedDataset, split: Split) -> NDArray[np.int64]:
+    """Validation rows of molecules that train, too, in other geometries.
+
+    What is familiar is measured on these: a molecule of one geometry that happens to
+    validate is one that the model never saw. Where molecules have no names, all rows.
+    """
+    if not dataset.groups:
+        return split.validation
+    trained, checked = (
+        dataset.take("group", rows) for rows in (split.train, split.validation)
+    )
+    return split.validation[np.isin(checked, trained)]
+
+
 def describe(
     recipe: Recipe,
     dataset: PackedDataset,
@@ -182,16 +196,14 @@ def describe(
     if "pbc" in dataset.fields:
         for rows in parts(train):
             periodic += int(np.count_nonzero(dataset.take("pbc", rows).any(axis=1)))
-    checked = split.validation
+    checked = _of_known_molecules(dataset, split)
     training, validation = (levels_of(dataset, rows) for rows in (train, checked))
     records = [
         {
             **stored_references(each),
             "environments": environments_of(
                 _sample(dataset, train[training == level], _MOST_TRAINING),
-                _sample(
-                    dataset, split.validation[validation == level], _MOST_VALIDATION
-                ),
+                _sample(dataset, checked[validation == level], _MOST_VALIDATION),
             ),
         }
         for level, each in enumerate(references)
