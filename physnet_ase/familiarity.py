@@ -3,8 +3,8 @@
 A model answers for any molecule of its elements, and nothing in the answer shows
 whether it knows the chemistry. The surroundings of an atom are described by which
 elements stand at which distances, and compared with those of the training set. The
-score is 1 where one of a hundred atoms of validation molecules would be as far away;
-above it, a number is an extrapolation.
+score is 1 where one of a hundred atoms in other geometries of known molecules would be
+as far away; above it, a number is an extrapolation.
 """
 
 import base64
