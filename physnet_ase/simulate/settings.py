@@ -43,9 +43,20 @@ class SimulationSettings(BaseModel):
     thermostat_fs: float = Field(50.0, gt=0, description="Nosé-Hoover, CSVR, NPT")
     pressure_GPa: float = Field(1e-4, description="NPT, isotropic; 1e-4 is 1 bar")
     barostat_fs: float = Field(500.0, gt=0, description="NPT barostat period")
-
     max_temperature_K: float = Field(
         20_000.0, gt=0, description="stop when the atoms become hotter than this"
+    )
+    stop_familiarity: float | None = Field(
+        None, gt=0, description="stop above this score; 1 is the edge of what is known"
+    )
+    stop_forces_std: float | None = Field(
+        None, gt=0, description="eV/Å; stop where a committee deviates more on an atom"
+    )
+    stop_distance: float | None = Field(
+        None, gt=0, description="Å; stop when two atoms come closer"
+    )
+    stop_bond_stretch: float | None = Field(
+        None, gt=1, description="stop when a bond is so many times as long as at start"
     )
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.trajectory import Trajectory as AseTrajectory
 
+from physnet_ase.molecules import Molecules
 from physnet_ase.simulate.system import Replica
 from physnet_ase.state import ElectronicState, with_state
 from physnet_ase.units import GIGAPASCAL
@@ -21,8 +22,8 @@ Frame = Mapping[str, Any]
 
 SUFFIXES = (".extxyz", ".xyz", ".traj")
 """Trajectory formats: extended XYZ and ASE's own."""
-_COLUMNS = 7
-"""Step; potential, kinetic, bath energy in eV; dipole in e·Å."""
+_COLUMNS = 9
+"""Step; potential, kinetic, bath energy in eV; dipole in e·Å; familiarity; eV/Å."""
 
 
 def energy_drift(times_fs: Any, energies: Any, num_atoms: int) -> float:
@@ -49,6 +50,8 @@ class Trajectory:
     bath_energies: np.ndarray  # (frames,) eV given to thermostat, barostat and events
     temperatures_K: np.ndarray  # (frames,)
     dipoles: np.ndarray  # (frames, 3) e·Å about the origin; NaN in periodic systems
+    familiarity: np.ndarray  # (frames,) score, above 1: unlike training; NaN: unknown
+    forces_std: np.ndarray  # (frames,) eV/Å, largest deviation of a committee, or NaN
     atoms: Atoms  # last structure, with momenta, energy and forces
     seconds: float  # wall time of this call, compilation included
     path: Path | None  # trajectory file
@@ -89,7 +92,7 @@ class Recorder:
 
     @property
     def rows(self) -> np.ndarray:
-        """Step, energies (eV) and dipole (e·Å) of each frame."""
+        """Step, energies (eV), dipole (e·Å) and scores of each frame."""
         return self._rows[: self.count]
 
     def open(self, path: Path | None) -> None:
@@ -106,12 +109,19 @@ class Recorder:
         self.given -= jump
         self._template = with_state(self.replica.atoms, state)
 
-    def add(self, frames: Iterable[tuple[int, Frame]]) -> None:
-        """Record frames with their steps; they are on disk when this returns."""
+    def add(
+        self, frames: Iterable[tuple[int, Frame]], scores: Iterable[tuple[float, float]]
+    ) -> None:
+        """Record frames with their steps; they are on disk when this returns.
+
+        Args:
+            frames: Steps and frames.
+            scores: Familiarity and committee deviation (eV/Å) of each.
+        """
         listed = list(frames)
         while self.count + len(listed) > len(self._rows):
             self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
-        for step, frame in listed:
+        for (step, frame), looks in zip(listed, scores, strict=True):
             self.given += float(frame["heat"])
             self._rows[self.count] = (
                 step,
@@ -119,6 +129,7 @@ class Recorder:
                 float(frame["kinetic"]),
                 float(frame["bath"]) + self.given,
                 *self._dipole(frame),
+                *looks,
             )
             self.count += 1
         if self.writer is not None and listed:
@@ -159,6 +170,19 @@ class Recorder:
         atoms.calc = SinglePointCalculator(atoms, **results)
         return atoms
 
+    def molecule(self, frame: Frame) -> Molecules:
+        """A frame as a molecule in its present state, about its centre."""
+        structure = self.replica.structure
+        values: dict[str, np.ndarray] = {
+            "positions": np.asarray(frame["positions"], np.float64),
+            "total_charge": np.array([self.state.charge], np.int32),
+            "spin_multiplicity": np.array([self.state.multiplicity], np.int32),
+        }
+        if "cell" in structure.values:
+            scale = np.exp(float(frame["log_scale"]))
+            values["cell"] = structure.values["cell"] * scale
+        return structure.with_values(**values)
+
     def drift(self) -> float:
         """Drift of the conserved energy so far, meV/atom/ps."""
         steps, *energies = self.rows[:, :4].T
@@ -174,7 +198,9 @@ class Recorder:
             kinetic_energies=kinetic,
             bath_energies=bath,
             temperatures_K=self.replica.temperature(kinetic),
-            dipoles=self.rows[:, 4:].copy(),
+            dipoles=self.rows[:, 4:7].copy(),
+            familiarity=self.rows[:, 7].copy(),
+            forces_std=self.rows[:, 8].copy(),
             atoms=last,
             seconds=seconds,
             path=self.writer.path if self.writer is not None else None,
