@@ -146,7 +146,7 @@ def md(
         typer.Option(help="Stop it where the committee deviates more, in eV/Å."),
     ] = None,
     trajectory_format: Annotated[
-        Literal["extxyz", "traj"], typer.Option(help="Of the trajectories.")
+        Literal["extxyz", "traj", "h5md"], typer.Option(help="Of the trajectories.")
     ] = "extxyz",
     allow_unseen_states: AllowUnseen = False,
     as_json: AsJson = False,

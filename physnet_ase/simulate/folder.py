@@ -32,7 +32,7 @@ class Plan(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
-    trajectory: Literal["extxyz", "traj"] = "extxyz"
+    trajectory: Literal["extxyz", "traj", "h5md"] = "extxyz"
     events: tuple[tuple[float, int, int], ...] = Field(
         (), description="time in fs, charge, multiplicity"
     )

@@ -123,7 +123,7 @@ def run(
         events: ``(time in fs, state)``: all replicas go on in another state, a
             (charge, multiplicity), from that time. Compiles nothing. The energy it
             costs counts as given to the bath.
-        trajectory: ``.extxyz``, ``.xyz`` or ``.traj`` file. Many replicas: one file
+        trajectory: ``.extxyz``, ``.traj`` or ``.h5md`` file. Many replicas: one file
             for each, or one name that is numbered.
         checkpoint: File to continue from, written every ``checkpoint_every`` steps and
             at the end.

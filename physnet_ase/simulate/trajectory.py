@@ -13,6 +13,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.trajectory import Trajectory as AseTrajectory
 
 from physnet_ase.molecules import Molecules
+from physnet_ase.simulate import h5md
 from physnet_ase.simulate.system import Replica
 from physnet_ase.state import ElectronicState, with_state
 from physnet_ase.units import GIGAPASCAL
@@ -20,8 +21,8 @@ from physnet_ase.units import GIGAPASCAL
 Frame = Mapping[str, Any]
 """Arrays of one replica's frame, about its centre, and its energies in eV."""
 
-SUFFIXES = (".extxyz", ".xyz", ".traj")
-"""Trajectory formats: extended XYZ and ASE's own."""
+SUFFIXES = (".extxyz", ".xyz", ".traj", h5md.SUFFIX)
+"""Trajectory formats: extended XYZ, ASE's own, H5MD."""
 _COLUMNS = 9
 """Step; potential, kinetic, bath energy in eV; dipole in e·Å; familiarity; eV/Å."""
 
@@ -98,8 +99,12 @@ class Recorder:
     def open(self, path: Path | None) -> None:
         """Write frames to ``path`` from here on, after those already recorded."""
         if path is not None:
-            count = len(self.replica.atoms)
-            self.writer = TrajectoryWriter(path, count, keep_frames=self.count)
+            self.writer = TrajectoryWriter(
+                path,
+                len(self.replica.atoms),
+                keep_frames=self.count,
+                timestep_fs=self.replica.settings.timestep_fs,
+            )
 
     def change_state(
         self, state: ElectronicState, reference: float, jump: float
@@ -278,6 +283,8 @@ def check_trajectory(path: Path, *, may_exist: bool) -> None:
             f"{path.suffix!r}"
         )
     check_folder(path)
+    if path.suffix == h5md.SUFFIX:
+        h5md.h5py_module()
     if path.exists() and not may_exist:
         raise ValueError(
             f"{path} exists; pass resume=True with its checkpoint to go on, "
@@ -298,12 +305,25 @@ def check_folder(path: Path) -> None:
 class TrajectoryWriter:
     """Appends frames to a file, block by block.
 
+    Args:
+        path: Where; the suffix names the format.
+        num_atoms: Of each frame.
+        keep_frames: Those that the checkpoint knows of; later ones are cut.
+        timestep_fs: For formats that count steps.
+
     Raises:
         ValueError: On resuming the file holds fewer frames than the checkpoint says.
     """
 
-    def __init__(self, path: str | Path, num_atoms: int, *, keep_frames: int) -> None:
-        self.path = Path(path)
+    def __init__(
+        self,
+        path: str | Path,
+        num_atoms: int,
+        *,
+        keep_frames: int,
+        timestep_fs: float = 1.0,
+    ) -> None:
+        self.path, self.timestep_fs = Path(path), timestep_fs
         if keep_frames == 0:
             self.path.unlink(missing_ok=True)
         elif not self.path.is_file():
@@ -313,6 +333,10 @@ class TrajectoryWriter:
             )
         elif self.path.suffix == ".traj":
             self._trim_traj(keep_frames)
+        elif self.path.suffix == h5md.SUFFIX:
+            found = h5md.trim_frames(self.path, keep_frames)
+            if found < keep_frames:
+                raise self._too_short(keep_frames, found)
         else:
             self._trim_text(keep_frames, num_atoms + 2)
 
@@ -322,6 +346,8 @@ class TrajectoryWriter:
             with AseTrajectory(self.path, "a") as file:
                 for atoms in frames:
                     file.write(atoms)
+        elif self.path.suffix == h5md.SUFFIX:
+            h5md.append_frames(self.path, list(frames), self.timestep_fs)
         else:
             ase.io.write(self.path, list(frames), format="extxyz", append=True)
 

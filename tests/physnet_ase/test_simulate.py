@@ -13,6 +13,7 @@ from ase.io import read
 
 from physnet_ase import simulate, untrained_potential
 from physnet_ase.config import ModelConfig
+from physnet_ase.simulate.analysis import read_frames
 from physnet_ase.simulate.blocks import num_programs
 from physnet_ase.simulate.ensembles import (
     CHAIN_LENGTH,
@@ -173,7 +174,7 @@ def test_nve_conserves_energy_and_writes_what_the_potential_says(potential, tmp_
     assert result.atoms.get_potential_energy() == result.potential_energies[-1]
 
 
-@pytest.mark.parametrize("suffix", ["extxyz", "traj"])
+@pytest.mark.parametrize("suffix", ["extxyz", "traj", "h5md"])
 def test_restart_is_bit_identical(potential, tmp_path, suffix):
     options = {
         "ensemble": "nvt-langevin",
@@ -201,13 +202,13 @@ def test_restart_is_bit_identical(potential, tmp_path, suffix):
 
     with pytest.raises(Killed):
         simulate.run(atoms, potential, steps=60, on_progress=kill, **files, **options)
-    assert len(read(files["trajectory"], ":")) == 10
+    assert len(read_frames(files["trajectory"])) == 10
     rest = simulate.run(atoms, potential, steps=60, resume=True, **files, **options)
     np.testing.assert_array_equal(rest.times_fs, whole.times_fs)
     np.testing.assert_array_equal(rest.total_energies, whole.total_energies)
     np.testing.assert_array_equal(rest.atoms.positions, whole.atoms.positions)
     np.testing.assert_array_equal(rest.atoms.get_momenta(), whole.atoms.get_momenta())
-    straight, resumed = read(whole.path, ":"), read(rest.path, ":")
+    straight, resumed = read_frames(whole.path), read_frames(rest.path)
     assert [f.info["time_fs"] for f in resumed] == whole.times_fs.tolist()
     for one, two in zip(straight, resumed, strict=True):
         np.testing.assert_array_equal(one.positions, two.positions)
