@@ -96,7 +96,10 @@ def md(
         str | None, typer.Option(help="Simulated time: 500fs, 10ps, 1ns.")
     ] = None,
     ensemble: Annotated[
-        Literal["nve", "nvt-langevin", "nvt-nose-hoover", "nvt-csvr", "npt"] | None,
+        Literal[
+            "nve", "nvt-langevin", "nvt-nose-hoover", "nvt-csvr", "npt", "npt-flexible"
+        ]
+        | None,
         typer.Option(help="nve unless --settings says otherwise."),
     ] = None,
     temperature: Annotated[float | None, typer.Option(help="In K; 300.")] = None,

@@ -39,6 +39,7 @@ _OBSERVABLES = {
     "spin_multiplicity": "",
     "pressure": "GPa",
     "dipole": "e Angstrom",
+    "stress": "eV Angstrom-3",
 }
 
 
@@ -139,8 +140,7 @@ def read_h5md(path: Path) -> list[Atoms]:
             "forces": per_atom["force"][row] / _FORCE,
             "charges": per_atom["charge"][row],
         }
-        if "dipole" in each:
-            results["dipole"] = each["dipole"][row]
+        results |= {k: each[k][row] for k in ("dipole", "stress") if k in each}
         atoms.calc = SinglePointCalculator(atoms, **results)
         frames.append(atoms)
     return frames
@@ -240,5 +240,6 @@ def _observed(atoms: Atoms) -> dict[str, np.ndarray]:
         "spin_multiplicity": info["spin_multiplicity"],
         "pressure": info.get("pressure_GPa"),
         "dipole": results.get("dipole"),
+        "stress": results.get("stress"),
     }
     return {k: np.asarray(v) for k, v in found.items() if v is not None}

@@ -139,7 +139,8 @@ def run(
         committee: Other models of the same molecules. The deviation of all models'
             forces is recorded with every saved frame; ``stop_forces_std`` limits it.
         **settings: Fields of :class:`~physnet_ase.simulate.SimulationSettings`:
-            ``ensemble`` ("nve", "nvt-langevin", "nvt-nose-hoover", "nvt-csvr", "npt"),
+            ``ensemble`` ("nve", "nvt-langevin", "nvt-nose-hoover", "nvt-csvr", "npt",
+            "npt-flexible"),
             ``charge``, ``multiplicity``, ``temperature_K``, ``timestep_fs``, ``steps``,
             ``save_every``, ``seed`` and more; ``stop_familiarity``,
             ``stop_forces_std``, ``stop_distance`` and ``stop_bond_stretch`` end a

@@ -173,7 +173,7 @@ class Simulation:
             found=found,
             positions=motion.positions.at[rows].set(frame["positions"]),
             momenta=motion.momenta.at[rows].set(frame["momenta"]),
-            log_scale=motion.log_scale.at[index].set(frame["log_scale"]),
+            deformation=motion.deformation.at[index].set(frame["deformation"]),
         )
 
     def _end_broken(self, broken_at: np.ndarray) -> None:
@@ -250,7 +250,7 @@ class Simulation:
                 "potential": motion.found.energy[index],
                 "virial": motion.found.virial[index],
                 "kinetic": kinetic[index],
-                "log_scale": motion.log_scale[index],
+                "deformation": motion.deformation[index],
             }
             ended = int(self.ended_at[index])
             step = self.step if ended < 0 else ended

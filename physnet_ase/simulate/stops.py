@@ -47,10 +47,10 @@ class Bonds:
     shifts: np.ndarray  # (bonds, 3) Å
     lengths: np.ndarray  # Å at start
 
-    def vectors(self, positions: np.ndarray, scale: float) -> np.ndarray:
-        """(bonds, 3) Å in a frame whose cell has grown by a factor."""
+    def vectors(self, positions: np.ndarray, deformation: np.ndarray) -> np.ndarray:
+        """(bonds, 3) Å in a frame whose cell has changed."""
         ends = positions[self.senders] - positions[self.receivers]
-        grown: np.ndarray = ends + self.shifts * scale
+        grown: np.ndarray = ends + self.shifts @ deformation
         return grown
 
 
@@ -213,8 +213,8 @@ class Watch:
         bonds = self.bonds[index]
         for row, (_, frame) in enumerate(frames):
             positions = recorder.molecule(frame).values["positions"]
-            scale = np.exp(float(frame["log_scale"]))
-            lengths = np.linalg.norm(bonds.vectors(positions, scale), axis=1)
+            vectors = bonds.vectors(positions, frame["deformation"])
+            lengths = np.linalg.norm(vectors, axis=1)
             longest = int(np.argmax(lengths / bonds.lengths))
             ratio = lengths[longest] / bonds.lengths[longest]
             if ratio > limit:

@@ -11,9 +11,11 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.trajectory import Trajectory as AseTrajectory
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from physnet_ase.molecules import Molecules
 from physnet_ase.simulate import h5md
+from physnet_ase.simulate.settings import CELL_ENSEMBLES
 from physnet_ase.simulate.system import Replica
 from physnet_ase.state import ElectronicState, with_state
 from physnet_ase.units import GIGAPASCAL
@@ -141,9 +143,8 @@ class Recorder:
             self.writer.write([self.atoms(step, frame) for step, frame in listed])
 
     def _positions(self, frame: Frame) -> np.ndarray:
-        scale = np.exp(float(frame["log_scale"]))
         positions: np.ndarray = np.asarray(frame["positions"], np.float64)
-        return positions + self.replica.centre * scale
+        return positions + self.replica.centre @ _deformation(frame)
 
     def _dipole(self, frame: Frame) -> np.ndarray:
         if self.replica.periodic:
@@ -156,20 +157,22 @@ class Recorder:
         settings = self.replica.settings
         atoms = self._template.copy()
         atoms.positions[:] = self._positions(frame)
-        scale = np.exp(float(frame["log_scale"]))
-        atoms.cell[:] = atoms.cell.array * scale
+        atoms.cell[:] = atoms.cell.array @ _deformation(frame)
         momenta = np.asarray(frame["momenta"], np.float64)
         atoms.set_momenta(momenta, apply_constraint=False)
         atoms.info["time_fs"] = step * settings.timestep_fs
-        if settings.ensemble == "npt":
-            pressure = 2.0 * float(frame["kinetic"]) - float(frame["virial"])
-            pressure /= 3.0 * atoms.get_volume() * GIGAPASCAL
-            atoms.info["pressure_GPa"] = pressure
         results: dict[str, Any] = {
             "energy": float(frame["potential"]) + self.reference,
             "forces": np.asarray(frame["forces"], np.float64),
             "charges": np.asarray(frame["charges"], np.float64),
         }
+        if settings.ensemble in CELL_ENSEMBLES:
+            virial: np.ndarray = np.asarray(frame["virial"], np.float64)
+            pressure = 2.0 * float(frame["kinetic"]) - float(np.trace(virial))
+            pressure /= 3.0 * atoms.get_volume() * GIGAPASCAL
+            atoms.info["pressure_GPa"] = pressure
+            stress = full_3x3_to_voigt_6_stress(virial / atoms.get_volume())
+            results["stress"] = stress
         if not self.replica.periodic:
             results["dipole"] = self._dipole(frame)
         atoms.calc = SinglePointCalculator(atoms, **results)
@@ -184,8 +187,7 @@ class Recorder:
             "spin_multiplicity": np.array([self.state.multiplicity], np.int32),
         }
         if "cell" in structure.values:
-            scale = np.exp(float(frame["log_scale"]))
-            values["cell"] = structure.values["cell"] * scale
+            values["cell"] = structure.values["cell"] @ _deformation(frame)
         return structure.with_values(**values)
 
     def drift(self) -> float:
@@ -234,6 +236,11 @@ class Recorder:
         self.count = len(rows)
         self.given = float(arrays["given"])
         self.stopped = str(arrays["stopped"]) or None
+
+
+def _deformation(frame: Frame) -> np.ndarray:
+    deformation: np.ndarray = np.asarray(frame["deformation"], np.float64)
+    return deformation
 
 
 def trajectory_paths(

@@ -31,6 +31,7 @@ def frames(first, end, *, periodic=False):
         if periodic:
             atoms.cell, atoms.pbc = [5.0, 6.0, 7.0 + index], True
             atoms.info["pressure_GPa"] = 0.1 * index
+            results["stress"] = np.arange(6.0) * index
         else:
             results["dipole"] = np.array([0.0, 0.0, index])
         atoms.calc = SinglePointCalculator(atoms, **results)
