@@ -210,7 +210,7 @@ def md(
     run_folders.create_folder(folder, plan, start)
     try:
         _run(folder, chosen.steps, chosen.timestep_fs, as_json)
-    except ValueError:
+    except (ValueError, FileNotFoundError):
         run_folders.discard_unbegun(folder)
         raise
 

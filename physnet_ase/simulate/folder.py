@@ -123,6 +123,8 @@ def run_folder(
     log = folder / LOG
     if not resume:
         log.unlink(missing_ok=True)
+    elif log.exists():
+        _cut_log(log, folder / CHECKPOINT)
     rate, told = Rate(), set[int]()
 
     def note(progress: SimulationProgress) -> None:
@@ -156,6 +158,16 @@ def run_folder(
     )
     draw_run(found, folder / PICTURE)
     return found
+
+
+def _cut_log(log: Path, checkpoint: Path) -> None:
+    """Forget what a killed run reported after its checkpoint: it comes again."""
+    with np.load(checkpoint) as arrays:
+        reached = int(arrays["step"])
+    lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    kept = [line for line in whole if json.loads(line)["step"] <= reached]
+    log.write_text("".join(kept), encoding="utf-8")
 
 
 class Rate:
