@@ -26,14 +26,16 @@ from physnet_ase import PhysNetCalculator, ionization_energy, load_potential
 from physnet_ase.observables.relaxation import Relaxation
 
 LARGEST = 14
-"""Atoms of the molecules."""
+"""Atoms, at most."""
+LEFT_OUT = ("CH4",)
+"""Its cation is a Jahn-Teller case, of which some never converge in either way."""
 
 
 def start(count: int, calculator: PhysNetCalculator, size: float) -> list[Atoms]:
-    """Closed-shell molecules of ASE's G2 set, again and again, each shaken anew."""
+    """Molecules of ASE's G2 set that the model knows, again and again, shaken anew."""
     rng = np.random.default_rng(0)
     elements = set(calculator.potential.elements)
-    kinds = [molecule(name) for name in g2.names]
+    kinds = [molecule(name) for name in g2.names if name not in LEFT_OUT]
     kinds = [
         atoms
         for atoms in kinds
@@ -41,6 +43,8 @@ def start(count: int, calculator: PhysNetCalculator, size: float) -> list[Atoms]
         and set(atoms.numbers) <= elements
         and not atoms.get_initial_magnetic_moments().any()
     ]
+    known = calculator.potential.familiarity(kinds)
+    kinds = [atoms for atoms, one in zip(kinds, known, strict=True) if one.score <= 1.0]
     found = [kinds[index % len(kinds)].copy() for index in range(count)]
     for atoms in found:
         atoms.positions += rng.normal(scale=size, size=atoms.positions.shape)
@@ -64,7 +68,7 @@ def main() -> None:
     warnings.simplefilter("ignore", UserWarning)
     calculator = PhysNetCalculator(load_potential(options.model))
     molecules = start(options.molecules, calculator, options.shaken)
-    relaxation = Relaxation(fmax=0.02, steps=1000)
+    relaxation = Relaxation(fmax=0.02, steps=300)
 
     def each(some: list[Atoms]) -> list[float]:
         return [
@@ -80,6 +84,7 @@ def main() -> None:
     first = measured(lambda: together(molecules))
     each(list(sizes.values()))  # compiles
     batched = measured(lambda: together(molecules))
+    print(f"together: {batched[0]:.2f} s of the processor", flush=True)
     single = measured(lambda: each(molecules))
     apart = np.abs(np.array(batched[2]) - np.array(single[2]))
     report = {
@@ -87,7 +92,7 @@ def main() -> None:
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
         "load_at_end": os.getloadavg()[0],
         "model": options.model,
-        "molecules": f"{options.molecules}, 3 to {LARGEST} atoms",
+        "molecules": f"{options.molecules}, 3 to {max(map(len, molecules))} atoms",
         "first_call_s": first[1],
         "together_processor_s": batched[0],
         "together_s": batched[1],
