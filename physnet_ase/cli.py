@@ -21,6 +21,7 @@ from physnet_ase.commands.options import (
     new_calculator,
     plain,
     relaxed,
+    relaxed_together,
 )
 
 app = typer.Typer(
@@ -98,14 +99,36 @@ def optimize(
     fmax: Annotated[float, typer.Option(help="Largest force left, eV/Å.")] = 0.01,
     steps: Annotated[int, typer.Option(help="Most steps.")] = 500,
 ) -> None:
-    """Relax one structure in its state."""
-    from physnet_ase.commands.structure_files import check_output, read_structure
-    from physnet_ase.commands.tables import print_structure, structure_report
+    """Relax one structure in its state, or every structure of a file together."""
+    from physnet_ase.commands.structure_files import check_output, read_structures
+    from physnet_ase.commands.tables import (
+        print_relaxed,
+        print_structure,
+        relaxed_report,
+        structure_report,
+    )
+    from physnet_ase.minimization import RelaxationError
     from physnet_ase.observables.relaxation import Relaxation
 
     check_output(output)
     relaxation = Relaxation(fmax, steps)
-    atoms = read_structure(structure, charge, multiplicity)
+    structures = read_structures(structure, charge, multiplicity)
+    if len(structures) > 1:
+        try:
+            several = relaxed_together(
+                structures, model, relaxation, allow_unseen_states
+            )
+        except RelaxationError as error:
+            # What did converge is not lost with the rest.
+            ended = [one for one in error.results if one.problem is None]
+            report = relaxed_report(ended)
+            frames = [one.atoms for one in ended]
+            finish(report, print_relaxed, frames, (as_json, output if ended else None))
+            raise
+        frames = [one.atoms for one in several]
+        finish(relaxed_report(several), print_relaxed, frames, (as_json, output))
+        return
+    [atoms] = structures
     calculator = new_calculator(model, allow_unseen_states)
     state = calculator.resolve_state(atoms)
     found, num_steps = relaxed(atoms, calculator, relaxation)

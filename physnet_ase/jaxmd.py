@@ -8,12 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ase import Atoms
 from jax_md import partition, space
 from jaxtyping import Array, Bool, Float, Int
 
 from physnet_ase.energy import atomic_terms
 from physnet_ase.graph import Graph
-from physnet_ase.potential import Potential
+from physnet_ase.molecules import Molecules
+from physnet_ase.potential import Potential, warn_unfamiliar
 from physnet_ase.programs import refuse_after_fork
 from physnet_ase.reciprocal import k_vectors
 from physnet_ase.state import ElectronicState, num_electrons
@@ -49,6 +51,9 @@ def physnet_neighbor_list(
     when the neighbour list has overflowed or its cells are too small (allocate a new
     one), when a traced state is one that ``potential.check`` refuses, or when a traced
     box has become thinner than twice the cutoff.
+
+    ``neighbor_fn.allocate`` warns, once, of positions that are unlike what the model
+    was trained on.
 
     Args:
         displacement_fn: From ``jax_md.space``; ``free()`` for open systems.
@@ -103,8 +108,10 @@ def physnet_neighbor_list(
         format=partition.Sparse,
         **neighbor_kwargs,
     )
-    neighbor_fn = _comparable(neighbor_fn)
     lattice = _Lattice(box, fractional_coordinates, cutoff) if periodic else None
+    state = total_charge, spin_multiplicity
+    familiarity_fn = _FamiliarityCheck(potential, numbers, state, lattice)
+    neighbor_fn = _allocating(neighbor_fn, familiarity_fn)
     defaults = state_fn, (total_charge, spin_multiplicity)
     return neighbor_fn, _energy_fn(displacement_fn, potential, defaults, lattice)
 
@@ -189,11 +196,56 @@ def _energy_fn(
     return energy_fn
 
 
-def _comparable(neighbor_fn: partition.NeighborListFns) -> partition.NeighborListFns:
-    """Make lists that jit can compare: a cell size that is a number, not an array."""
+class _FamiliarityCheck:
+    """Warns once of positions that are unlike what the model was trained on.
+
+    Lists are allocated outside compiled code, where positions are numbers; the state
+    is that of calls without one.
+    """
+
+    def __init__(
+        self,
+        potential: Potential,
+        numbers: np.ndarray,
+        state: tuple[Any, Any],
+        lattice: _Lattice | None,
+    ) -> None:
+        self.potential, self.numbers, self.lattice = potential, numbers, lattice
+        traced = any(isinstance(value, jax.core.Tracer) for value in state)
+        self.state = None if traced else ElectronicState(*state)
+        self.told = potential.metadata.environments is None
+
+    def __call__(self, position: Any, box: Any = None, **_: Any) -> list[Any]:
+        """The verdict and the structure, where there is something new to say."""
+        if self.told or self.state is None or isinstance(position, jax.core.Tracer):
+            return []
+        if np.shape(position) != (len(self.numbers), 3):
+            return []  # the energy function refuses it
+        atoms = Atoms(self.numbers)
+        if self.lattice is None:
+            atoms.positions[:] = position
+        else:
+            place, cell = self.lattice.place(jnp.asarray(position), box, None)
+            atoms.positions[:], atoms.cell[:] = place, cell[0]
+            atoms.pbc = True
+        molecules = Molecules.from_atoms([atoms], [self.state])
+        [verdict] = self.potential.known(molecules)
+        self.told = verdict.unfamiliar
+        return [([verdict], [atoms], [0])] if verdict.unfamiliar else []
+
+
+def _allocating(
+    neighbor_fn: partition.NeighborListFns, familiarity_fn: _FamiliarityCheck
+) -> partition.NeighborListFns:
+    """Let an allocation warn, and give lists that jit can compare.
+
+    These have a cell size that is a number, not an array.
+    """
 
     def allocate(*args: Any, **kwargs: Any) -> partition.NeighborList:
         neighbor = neighbor_fn.allocate(*args, **kwargs)
+        for verdict in familiarity_fn(*args[:1], **kwargs):
+            warn_unfamiliar(*verdict)
         if neighbor.cell_size is None:
             return neighbor
         return neighbor.set(cell_size=float(neighbor.cell_size))

@@ -96,7 +96,10 @@ def md(
         str | None, typer.Option(help="Simulated time: 500fs, 10ps, 1ns.")
     ] = None,
     ensemble: Annotated[
-        Literal["nve", "nvt-langevin", "nvt-nose-hoover", "nvt-csvr", "npt"] | None,
+        Literal[
+            "nve", "nvt-langevin", "nvt-nose-hoover", "nvt-csvr", "npt", "npt-flexible"
+        ]
+        | None,
         typer.Option(help="nve unless --settings says otherwise."),
     ] = None,
     temperature: Annotated[float | None, typer.Option(help="In K; 300.")] = None,
@@ -124,8 +127,29 @@ def md(
         Path | None,
         typer.Option(help="TOML file with settings of simulate.run; options win."),
     ] = None,
+    stop_familiarity: Annotated[
+        float | None, typer.Option(help="Stop a replica above this score, such as 2.")
+    ] = None,
+    stop_distance: Annotated[
+        float | None, typer.Option(help="Stop it when atoms come closer, in Å.")
+    ] = None,
+    stop_bond_stretch: Annotated[
+        float | None,
+        typer.Option(help="Stop it when a bond is so many times as long as at start."),
+    ] = None,
+    max_temperature: Annotated[
+        float | None, typer.Option(help="Stop it above this, in K; 20000.")
+    ] = None,
+    committee: Annotated[
+        list[str] | None,
+        typer.Option(help="Another model, whose forces are compared; several."),
+    ] = None,
+    stop_forces_std: Annotated[
+        float | None,
+        typer.Option(help="Stop it where the committee deviates more, in eV/Å."),
+    ] = None,
     trajectory_format: Annotated[
-        Literal["extxyz", "traj"], typer.Option(help="Of the trajectories.")
+        Literal["extxyz", "traj", "h5md"], typer.Option(help="Of the trajectories.")
     ] = "extxyz",
     allow_unseen_states: AllowUnseen = False,
     as_json: AsJson = False,
@@ -160,6 +184,11 @@ def md(
         "save_every": save_every,
         "seed": seed,
         "allow_unseen_states": allow_unseen_states or None,
+        "max_temperature_K": max_temperature,
+        "stop_familiarity": stop_familiarity,
+        "stop_distance": stop_distance,
+        "stop_bond_stretch": stop_bond_stretch,
+        "stop_forces_std": stop_forces_std,
     }
     chosen = run_folders.settings_from(settings, given)
     if time is not None:
@@ -169,6 +198,7 @@ def md(
         model=_absolute(model),
         trajectory=trajectory_format,
         events=tuple(parse_event(one) for one in event or []),
+        committee=tuple(_absolute(one) for one in committee or []),
         settings=chosen,
     )
     start = run_folders.replicate(
@@ -180,7 +210,7 @@ def md(
     run_folders.create_folder(folder, plan, start)
     try:
         _run(folder, chosen.steps, chosen.timestep_fs, as_json)
-    except ValueError:
+    except (ValueError, FileNotFoundError):
         run_folders.discard_unbegun(folder)
         raise
 
@@ -256,6 +286,8 @@ def _bar(steps: int, timestep_fs: float) -> "Iterator[Any]":
         note = f"{entry['time_ps']:.3f} ps  {entry['temperature_K']:.0f} K"
         if speed is not None:
             note += f"  {speed:.3g} ns/day"
+        if (entry["familiarity"] or 0.0) > 1.0:
+            note += f"  familiarity {entry['familiarity']:.1f}"
         if drift is not None:
             note += f"  drift {drift:+.2g} meV/atom/ps"
         bar.update(task, completed=progress.step, note=note)
@@ -269,10 +301,12 @@ def _print_report(content: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(title=content["folder"])
-    for column in ("", "formula", "charge", "2S+1", "ps", "mean K", "drift"):
+    columns = ("", "formula", "charge", "2S+1", "ps", "mean K", "drift", "familiarity")
+    for column in columns:
         table.add_column(column, justify="right")
     for index, row in enumerate(content["replicas"]):
         drift, mean = row["drift_meV_per_atom_ps"], row["mean_temperature_K"]
+        score = row["familiarity"]
         table.add_row(
             str(index),
             row["formula"],
@@ -281,10 +315,13 @@ def _print_report(content: dict[str, Any]) -> None:
             f"{row['time_ps']:.3f}",
             "" if mean is None else f"{mean:.0f}",
             "" if drift is None else f"{drift:+.3g}",
+            "" if score is None else f"{score:.2f}",
         )
     console = Console()
     console.print(table)
     console.print("drift of the conserved energy in meV/atom/ps")
+    if any((row["familiarity"] or 0.0) > 1.0 for row in content["replicas"]):
+        console.print("familiarity above 1: structures unlike those of the training")
     for index, row in enumerate(content["replicas"]):
         if row["stopped"]:
             console.print(f"replica {index} stopped: {row['stopped']}")

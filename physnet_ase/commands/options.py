@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.status import Status
 
     from physnet_ase.calculator import PhysNetCalculator
+    from physnet_ase.minimization import Relaxed
     from physnet_ase.observables.relaxation import Relaxation
 
 plain = plain_errors("physnet-ase")
@@ -65,6 +66,31 @@ def relaxed(
         state = calculator.resolve_state(atoms)
         moved, _ = relax(atoms, state, calculator, relaxation, on_step=show)
     return moved, num_steps
+
+
+def relaxed_together(
+    structures: "list[Atoms]",
+    model: str,
+    relaxation: "Relaxation",
+    allow_unseen_states: bool,
+) -> "list[Relaxed]":
+    """Relax each in its state, with a line of progress."""
+    from physnet_ase.minimization import relax
+
+    with busy("relaxing") as status:
+
+        def show(done: int, count: int) -> None:
+            status.update(f"{done} of {count} structures relaxed")
+
+        found: list[Relaxed] = relax(
+            structures,
+            model,
+            fmax=relaxation.fmax,
+            steps=relaxation.steps,
+            allow_unseen_states=allow_unseen_states,
+            on_progress=show,
+        )
+    return found
 
 
 def new_calculator(model: str, allow_unseen_states: bool) -> "PhysNetCalculator":

@@ -60,6 +60,28 @@ def read_structure(text: str, charge: int | None, multiplicity: int | None) -> A
             f"{text}: no such file, and ASE knows no molecule of this name{hint} "
             "(SMILES begin with smiles:, as in smiles:CCO)"
         )
+    _set_state(atoms, charge, multiplicity)
+    return atoms
+
+
+def read_structures(
+    text: str, charge: int | None, multiplicity: int | None
+) -> list[Atoms]:
+    """As :func:`read_structure`, but all frames of a file; ``FILE@3`` picks one.
+
+    Raises:
+        ValueError: No such file or molecule, or a file that ASE cannot read.
+    """
+    if not Path(text).exists():
+        return [read_structure(text, charge, multiplicity)]
+    frames = read_frames(text, every=True)
+    for atoms in frames:
+        _set_state(atoms, charge, multiplicity)
+    return frames
+
+
+def _set_state(atoms: Atoms, charge: int | None, multiplicity: int | None) -> None:
+    """Put the state that is asked for in place of what a file says."""
     named = state_keys(atoms.info)
     if charge is not None:
         for key in named["charge"]:
@@ -69,7 +91,6 @@ def read_structure(text: str, charge: int | None, multiplicity: int | None) -> A
         for key in named["multiplicity"] + named["unpaired"]:
             del atoms.info[key]
         atoms.info["spin_multiplicity"] = multiplicity
-    return atoms
 
 
 def read_frames(text: str, *, every: bool = False) -> list[Atoms]:

@@ -1,6 +1,6 @@
 """What the command line prints, as tables for people and as mappings for programs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from rich.table import Table
 
 from physnet_ase.calculator import PhysNetCalculator
 from physnet_ase.committee import Committee
+from physnet_ase.minimization import Relaxed
 from physnet_ase.molecules import Molecules
 from physnet_ase.observables import (
     CrossingPoint,
@@ -162,6 +163,41 @@ def print_structure(report: dict[str, Any]) -> None:
         numbers = [*position, *force, charge]
         table.add_row(symbol, *(f"{number:.4f}" for number in numbers))
     console.print(table)
+
+
+def relaxed_report(found: Sequence[Relaxed]) -> dict[str, Any]:
+    """What came of relaxing many structures."""
+    return {
+        "structures": [
+            {
+                "formula": one.atoms.get_chemical_formula(),
+                "charge": one.state.charge,
+                "multiplicity": one.state.multiplicity,
+                "energy_eV": one.energy,
+                "max_force_eV_per_A": one.largest_force,
+                "steps": one.steps,
+            }
+            for one in found
+        ]
+    }
+
+
+def print_relaxed(report: dict[str, Any]) -> None:
+    """Print a report of ``relaxed_report``."""
+    table = Table()
+    for column in ("", "formula", "charge", "2S+1", "energy / eV", "eV/Å", "steps"):
+        table.add_column(column, justify="right")
+    for index, row in enumerate(report["structures"]):
+        table.add_row(
+            str(index),
+            row["formula"],
+            signed(row["charge"]),
+            str(row["multiplicity"]),
+            f"{row['energy_eV']:.6f}",
+            f"{row['max_force_eV_per_A']:.4f}",
+            str(row["steps"]),
+        )
+    Console().print(table)
 
 
 def state_differences(

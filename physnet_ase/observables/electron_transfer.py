@@ -1,5 +1,6 @@
 """Observables of losing or gaining one electron: IE, EA, reorganization energy."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ase import Atoms
@@ -16,7 +17,7 @@ from physnet_ase.observables.levels import (
 from physnet_ase.observables.minima import (
     Minimum,
     check_zero_point,
-    settle,
+    settle_all,
     zero_point_energies,
 )
 from physnet_ase.observables.relaxation import Relaxation
@@ -129,12 +130,10 @@ def reorganization_energy(
         ValueError: A state cannot be evaluated, or the model has seen no cation.
         RuntimeError: A relaxation did not converge.
     """
+    starts = [start_state(molecule, calculator, from_state) for molecule in atoms]
+    couples = relaxed_couples(atoms, starts, to_state, calculator, relaxation)
     results = []
-    for molecule in atoms:
-        start = start_state(molecule, calculator, from_state)
-        end, first, second = relaxed_couple(
-            molecule, start, to_state, calculator, relaxation
-        )
+    for start, (end, first, second) in zip(starts, couples, strict=True):
         geometries = first.geometry, second.geometry
         at_a, at_b = vertical_energies(
             geometries, calculator, [[start, end], [end, start]]
@@ -150,33 +149,36 @@ def reorganization_energy(
     return results
 
 
-def relaxed_couple(
-    molecule: Atoms,
-    start: ElectronicState,
+def relaxed_couples(
+    molecules: Sequence[Atoms],
+    starts: Sequence[ElectronicState],
     to_state: State | None,
     calculator: PhysNetCalculator,
     relaxation: Relaxation,
     *,
     proven: bool = False,
-) -> tuple[ElectronicState, Minimum, Minimum]:
+) -> list[tuple[ElectronicState, Minimum, Minimum]]:
     """Relax in one state, and from there in another, by default the lowest cation's.
 
     Returns:
-        The other state, and both minima.
+        The other state, and both minima, of each molecule.
 
     Raises:
         ValueError: A state cannot be evaluated, or the model has seen no cation.
         RuntimeError: A relaxation did not converge, or if ``proven`` not to a minimum.
     """
-    first = settle(molecule, start, calculator, relaxation, proven=proven)
+    jobs = list(zip(molecules, starts, strict=True))
+    first = settle_all(jobs, calculator, relaxation, proven=proven)
+    geometries = [one.geometry for one in first]
     if to_state is None:
-        candidates = ion_states(molecule, calculator, start, +1)
-        [row] = vertical_energies([first.geometry], calculator, [candidates])
-        end = lowest(candidates, row)
+        candidates = [ion_states(m, calculator, start, +1) for m, start in jobs]
+        rows = vertical_energies(geometries, calculator, candidates)
+        ends = [lowest(c, row) for c, row in zip(candidates, rows, strict=True)]
     else:
-        end = as_state(to_state)
-    second = settle(first.geometry, end, calculator, relaxation, proven=proven)
-    return end, first, second
+        ends = [as_state(to_state)] * len(first)
+    jobs = list(zip(geometries, ends, strict=True))
+    second = settle_all(jobs, calculator, relaxation, proven=proven)
+    return list(zip(ends, first, second, strict=True))
 
 
 class _Request(NamedTuple):
@@ -204,19 +206,20 @@ def _charge_change(
         final_states(molecule, calculator, start, request.to_state, change)
         for molecule, start in zip(molecules, starts, strict=True)
     ]
-    initial = [
-        _reached(molecule, start, calculator, request, relaxation)
-        for molecule, start in zip(molecules, starts, strict=True)
-    ]
+    jobs = list(zip(molecules, starts, strict=True))
+    initial = _reached(jobs, calculator, request, relaxation)
     rows = vertical_energies(
         [one.geometry for one in initial],
         calculator,
         [[start, *mine] for start, mine in zip(starts, finals, strict=True)],
     )
+    ends = [lowest(mine, row[1:]) for mine, row in zip(finals, rows, strict=True)]
+    jobs = [(one.geometry, end) for one, end in zip(initial, ends, strict=True)]
+    final = _reached(jobs, calculator, request, relaxation)
     differences = []
-    for before, start, mine, row in zip(initial, starts, finals, rows, strict=True):
-        end = lowest(mine, row[1:])
-        after = _reached(before.geometry, end, calculator, request, relaxation)
+    for before, after, start, end, row in zip(
+        initial, final, starts, ends, rows, strict=True
+    ):
         adiabatic = request.kind == "adiabatic"
         energies = row[0], after.energy if adiabatic else min(row[1:])
         corrections = zero_point_energies((before, after))
@@ -237,14 +240,14 @@ def _charge_change(
 
 
 def _reached(
-    atoms: Atoms,
-    state: ElectronicState,
+    jobs: Sequence[tuple[Atoms, ElectronicState]],
     calculator: PhysNetCalculator,
     request: _Request,
     relaxation: Relaxation,
-) -> Minimum:
-    """The geometry of a state: relaxed, or for vertical energies as it is."""
+) -> list[Minimum]:
+    """Geometries of states: relaxed, or for vertical energies as they are."""
     if request.kind == "vertical":
-        # Its energy is known from the batch of all states.
-        return Minimum(with_state(atoms, state), float("nan"), None)
-    return settle(atoms, state, calculator, relaxation, proven=request.zero_point)
+        # Energies are known from the batch of all states.
+        nan = float("nan")
+        return [Minimum(with_state(atoms, state), nan, None) for atoms, state in jobs]
+    return settle_all(jobs, calculator, relaxation, proven=request.zero_point)

@@ -6,10 +6,12 @@ from typing import NamedTuple
 from ase import Atoms
 
 from physnet_ase.calculator import PhysNetCalculator
+from physnet_ase.minimization import relax_all
 from physnet_ase.observables.harmonic import Vibrations, vibrations
 from physnet_ase.observables.levels import Energies, check_kind, vertical_energies
 from physnet_ase.observables.relaxation import Relaxation, relax
 from physnet_ase.observables.results import Kind
+from physnet_ase.potential import Potential
 from physnet_ase.state import ElectronicState, with_state
 
 _DESCENTS = 3
@@ -63,6 +65,44 @@ def settle(
     if not proven:
         return Minimum(geometry, energy, None)
     return proven_minimum(geometry, calculator, relaxation)
+
+
+def settle_all(
+    starts: Sequence[tuple[Atoms, ElectronicState]],
+    calculator: PhysNetCalculator,
+    relaxation: Relaxation,
+    *,
+    proven: bool = False,
+) -> list[Minimum]:
+    """Relax many, each in its state: together, unless ASE has to do it.
+
+    Raises:
+        ValueError: A structure or its state cannot be evaluated; it is named.
+        RuntimeError: Not all reached a minimum; those that did not are named.
+    """
+    potential = calculator.potential
+    # A committee's mean forces, and FIRE, are known to ASE only.
+    if (
+        len(starts) < 2
+        or not isinstance(potential, Potential)
+        or relaxation.optimizer != "BFGS"
+    ):
+        return [
+            settle(atoms, state, calculator, relaxation, proven=proven)
+            for atoms, state in starts
+        ]
+    found = relax_all(
+        starts,
+        potential,
+        fmax=relaxation.fmax,
+        steps=relaxation.steps,
+        allow_unseen_states=calculator.allow_unseen_states,
+    )
+    for one in found:
+        one.atoms.calc = None
+    if proven:
+        return [proven_minimum(one.atoms, calculator, relaxation) for one in found]
+    return [Minimum(one.atoms, one.energy, None) for one in found]
 
 
 def proven_minimum(
@@ -126,12 +166,15 @@ def level_energies(
             StateLevels(tuple(with_state(molecule, state) for state in mine), row, None)
             for molecule, mine, row in zip(molecules, states, energies, strict=True)
         ]
+    starts = [
+        (molecule, state)
+        for molecule, mine in zip(molecules, states, strict=True)
+        for state in mine
+    ]
+    settled = iter(settle_all(starts, calculator, relaxation, proven=zero_point))
     levels = []
-    for molecule, mine in zip(molecules, states, strict=True):
-        minima = [
-            settle(molecule, state, calculator, relaxation, proven=zero_point)
-            for state in mine
-        ]
+    for mine in states:
+        minima = [next(settled) for _ in mine]
         levels.append(
             StateLevels(
                 tuple(one.geometry for one in minima),

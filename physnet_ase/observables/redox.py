@@ -8,7 +8,7 @@ import numpy as np
 from ase import Atoms
 
 from physnet_ase.calculator import PhysNetCalculator
-from physnet_ase.observables.electron_transfer import relaxed_couple
+from physnet_ase.observables.electron_transfer import relaxed_couples
 from physnet_ase.observables.levels import check_open
 from physnet_ase.observables.minima import Minimum, proven_vibrations
 from physnet_ase.observables.relaxation import Relaxation
@@ -104,21 +104,18 @@ def redox_potential(
             minimum.
     """
     electrode = _reference(reference)
-    results = []
     solvation = _solvation(solvation_energies, len(atoms))
-    for molecule, solvated in zip(atoms, solvation, strict=True):
+    for molecule in atoms:
         check_open(molecule, "redox potential")
-        start = calculator.resolve_state(molecule)
-        if to_state is not None:
+    starts = [calculator.resolve_state(molecule) for molecule in atoms]
+    if to_state is not None:
+        for start in starts:
             _check_charges(start, as_state(to_state))
-        end, *pair = relaxed_couple(
-            molecule,
-            start,
-            to_state,
-            calculator,
-            relaxation,
-            proven=temperature is not None,
-        )
+    couples = relaxed_couples(
+        atoms, starts, to_state, calculator, relaxation, proven=temperature is not None
+    )
+    results = []
+    for start, (end, *pair), solvated in zip(starts, couples, solvation, strict=True):
         plain = _potential((start, end), pair, solvated or (0.0, 0.0), temperature)
         results.append(
             replace(

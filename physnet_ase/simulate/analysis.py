@@ -16,6 +16,7 @@ from ase import Atoms
 from ase.data import atomic_numbers
 
 from physnet_ase.potential import Potential
+from physnet_ase.simulate.h5md import SUFFIX, read_h5md
 from physnet_ase.state import as_state
 from physnet_ase.units import (
     BOLTZMANN,
@@ -112,10 +113,10 @@ def read_frames(path: str | Path, skip_ps: float = 0.0) -> list[Atoms]:
     Raises:
         ValueError: None is left.
     """
+    path = Path(path)
+    found = read_h5md(path) if path.suffix == SUFFIX else ase.io.read(path, ":")
     frames = [
-        atoms
-        for atoms in ase.io.read(path, ":")
-        if atoms.info.get("time_fs", 0.0) >= 1000.0 * skip_ps
+        atoms for atoms in found if atoms.info.get("time_fs", 0.0) >= 1000.0 * skip_ps
     ]
     if not frames:
         raise ValueError(f"{path}: no frame at {skip_ps} ps or later")

@@ -22,7 +22,7 @@ from physnet_ase.simulate.ensembles import (
     replica_sum,
     take_step,
 )
-from physnet_ase.simulate.settings import Ensemble
+from physnet_ase.simulate.settings import CELL_ENSEMBLES, Ensemble
 
 FRAMES = 32
 """A block ends when it has saved so many frames."""
@@ -40,7 +40,7 @@ class Surroundings(NamedTuple):
     """Pairs of atoms, and how long they hold."""
 
     graph: Graph  # positions, shifts and cell at which its pairs were looked up
-    log_scale: Float[Array, " replicas"]  # then
+    undo: Float[Array, "replicas 3 3"]  # inverse of the deformation then
     skin: Float[Array, " replicas"]  # Å beyond the cutoff; infinite: holds every pair
 
 
@@ -92,7 +92,7 @@ def run_block(
             "potential": motion.found.energy,
             "virial": motion.found.virial,
             "kinetic": kinetic_energy(bodies, motion.momenta),
-            "log_scale": motion.log_scale,
+            "deformation": motion.deformation,
             "heat": motion.heat,
             "bath": bath_energy(ensemble, bodies, controls, motion, step),
         }
@@ -162,15 +162,15 @@ def _evaluate_fn(shape: Shape, params: Params, around: Surroundings) -> Evaluate
         return _chunked(shape, params, graph)
 
     def evaluate(
-        positions: Float[Array, "atoms 3"], log_scale: Float[Array, " replicas"]
+        positions: Float[Array, "atoms 3"], deformation: Float[Array, "replicas 3 3"]
     ) -> Evaluation:
         here = graph
-        if shape.ensemble == "npt":
-            scale = jnp.exp(log_scale - around.log_scale)
+        if shape.ensemble in CELL_ENSEMBLES:
+            since = around.undo @ deformation
             owner = graph.molecule_index[graph.receivers]
             here = graph._replace(
-                shifts=graph.shifts * scale[owner][:, None],
-                cell=graph.cell * scale[:, None, None],
+                shifts=jnp.einsum("pi,pij->pj", graph.shifts, since[owner]),
+                cell=graph.cell @ since,
             )
         return _evaluation(shape, params, here, positions)
 
@@ -180,20 +180,19 @@ def _evaluate_fn(shape: Shape, params: Params, around: Surroundings) -> Evaluate
 def _evaluation(
     shape: Shape, params: Params, graph: Graph, positions: Float[Array, "atoms 3"]
 ) -> Evaluation:
-    count, strained = graph.total_charge.shape[0], shape.ensemble == "npt"
-    eye = jnp.eye(3, dtype=positions.dtype)[None]
+    count, strained = graph.total_charge.shape[0], shape.ensemble in CELL_ENSEMBLES
 
     def total(
-        positions: Float[Array, "atoms 3"], strain: Float[Array, " replicas"]
+        positions: Float[Array, "atoms 3"], strain: Float[Array, "replicas 3 3"]
     ) -> tuple[Float[Array, ""], tuple[Array, Array]]:
-        strains = strain[:, None, None] * eye if strained else None
+        strains = strain if strained else None
         terms = graph_terms(shape.config, params, graph, positions, strains)
         energies = jax.ops.segment_sum(
             terms.energies, graph.molecule_index, count, indices_are_sorted=True
         )
         return jnp.sum(terms.energies), (energies, terms.charges)
 
-    unstrained = jnp.zeros(count, positions.dtype)
+    unstrained = jnp.zeros((count, 3, 3), positions.dtype)
     which: Any = (0, 1) if strained else 0
     slope, (energies, charges) = jax.grad(total, which, has_aux=True)(
         positions, unstrained
@@ -219,7 +218,7 @@ def _chunked(shape: Shape, params: Params, graph: Graph) -> EvaluateFn:
         return array.reshape(lots, -1, *array.shape[1:])
 
     def evaluate(
-        positions: Float[Array, "atoms 3"], _: Float[Array, " replicas"]
+        positions: Float[Array, "atoms 3"], _: Float[Array, "replicas 3 3"]
     ) -> Evaluation:
         def one(lot: tuple[Array, Array, Array, Array]) -> Evaluation:
             numbers, charge, multiplicity, place = lot
@@ -242,11 +241,13 @@ def _outdated(
 ) -> Bool[Array, " replicas"]:
     """Whether a pair within the cutoff may be missing.
 
-    What was further apart than cutoff + skin is now further than that times the growth
-    of the cell, less twice the largest distance that an atom moved beside the growth.
+    What was further apart than cutoff + skin is now further than that times the least
+    growth of a length, less twice the largest distance that an atom moved beside it.
     """
-    scale = jnp.exp(motion.log_scale - around.log_scale)
-    start = around.graph.positions * scale[bodies.owner][:, None]
+    since = around.undo @ motion.deformation
+    change = since - jnp.eye(3, dtype=since.dtype)
+    scale = 1.0 - jnp.sqrt(jnp.sum(change**2, axis=(1, 2)))
+    start = jnp.einsum("ai,aij->aj", around.graph.positions, since[bodies.owner])
     squares = jnp.sum((motion.positions - start) ** 2, axis=1)
     furthest = jax.ops.segment_max(
         squares, bodies.owner, bodies.degrees.shape[0], indices_are_sorted=True
@@ -257,7 +258,8 @@ def _outdated(
 def _sound(bodies: Bodies, motion: Motion) -> Bool[Array, " replicas"]:
     """Whether all numbers of a replica are finite."""
     sums = jnp.sum(motion.positions + motion.momenta + motion.found.forces, axis=1)
-    finite = jnp.isfinite(motion.found.energy) & jnp.isfinite(motion.log_scale)
+    finite = jnp.isfinite(motion.found.energy)
+    finite &= jnp.isfinite(motion.deformation).all(axis=(1, 2))
     return finite & (replica_sum(bodies, (~jnp.isfinite(sums)).astype(sums.dtype)) == 0)
 
 

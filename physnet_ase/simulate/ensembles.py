@@ -19,6 +19,7 @@ from physnet_ase.simulate.settings import Ensemble
 
 CHAIN_LENGTH = 3
 """Thermostats in a Nosé-Hoover chain."""
+_CELL_DRAW = 2**31 - 1
 _CUBE_ROOT = 2.0 ** (1.0 / 3.0)
 SUZUKI_YOSHIDA = (
     1.0 / (2.0 - _CUBE_ROOT),
@@ -34,7 +35,7 @@ class Evaluation(NamedTuple):
     energy: Float[Array, " replicas"]  # eV, without references
     forces: Float[Array, "atoms 3"]  # eV/Å
     charges: Float[Array, " atoms"]  # e
-    virial: Float[Array, " replicas"]  # eV, dE/ds when all lengths grow by 1 + s
+    virial: Float[Array, "replicas 3 3"]  # eV, dE/dstrain: stress times volume
 
 
 class Chain(NamedTuple):
@@ -52,7 +53,7 @@ class Motion(NamedTuple):
     found: Evaluation
     chain: Chain
     cell_chain: Chain
-    log_scale: Float[Array, " replicas"]  # ln of the cell's length over that at start
+    deformation: Float[Array, "replicas 3 3"]  # cell = cell at start @ deformation
     scale_velocity: Float[Array, " replicas"]
     heat: Float[Array, " replicas"]  # eV given to the bath since the last saved frame
 
@@ -79,6 +80,7 @@ class Controls(NamedTuple):
     thermostat_time: Float[Array, ""]
     barostat_time: Float[Array, ""]
     pressure: Float[Array, ""]  # eV/Å³
+    compressibility: Float[Array, ""]  # Å³/eV
     keys: UInt32[Array, "replicas 2"]
 
     def thermal_at(self, step: Int[Array, ""]) -> Float[Array, " replicas"]:
@@ -88,8 +90,17 @@ class Controls(NamedTuple):
         return self.thermal + share * (self.final_thermal - self.thermal)
 
 
-EvaluateFn = Callable[[Float[Array, "atoms 3"], Float[Array, " replicas"]], Evaluation]
-"""``evaluate(positions, log_scale)``."""
+EvaluateFn = Callable[
+    [Float[Array, "atoms 3"], Float[Array, "replicas 3 3"]], Evaluation
+]
+"""``evaluate(positions, deformation)``."""
+
+
+def volume_of(bodies: Bodies, motion: Motion) -> Float[Array, " replicas"]:
+    """Volume of each cell now, Å³; 0 of open replicas."""
+    first, second, third = jnp.unstack(motion.deformation, axis=1)
+    growth = jnp.sum(first * jnp.cross(second, third), axis=1)
+    return bodies.volume * growth
 
 
 def kinetic_energy(
@@ -131,6 +142,9 @@ def take_step(
         return _heat_particles(bodies, controls, motion, thermal)
     if ensemble == "npt":
         return _barostat_step(evaluate, bodies, controls, motion, thermal)
+    if ensemble == "npt-flexible":
+        motion = _flexible_step(evaluate, bodies, controls, motion, (thermal, step))
+        return _rescale_velocities(bodies, controls, motion, (thermal, step))
     return _verlet(evaluate, bodies, controls.timestep, motion)
 
 
@@ -141,13 +155,16 @@ def bath_energy(
     motion: Motion,
     step: Int[Array, ""],
 ) -> Float[Array, " replicas"]:
-    """Energy of Nosé-Hoover chains and cell, eV.
+    """Energy of Nosé-Hoover chains, cell and pressure, eV.
 
     Chains: Σ Q v²/2 + kT (g ξ₁ + ξ₂ + …), g being the degrees of freedom a chain is
     coupled to (Martyna, Klein & Tuckerman, J. Chem. Phys. 1992, 97, 2635, Eq. 2.15).
-    Cell: W v²/2 + P V. What Langevin's bath and CSVR take is in ``motion.heat``.
+    Cell: W v²/2 + P V. What Langevin's bath, CSVR and the stochastic cell take is in
+    ``motion.heat``.
     """
     thermal = controls.thermal_at(step)
+    if ensemble == "npt-flexible":
+        return controls.pressure * volume_of(bodies, motion)
     if ensemble not in ("nvt-nose-hoover", "npt"):
         return jnp.zeros_like(thermal)
     energy = _chain_energy(motion.chain, bodies.degrees, controls, thermal)
@@ -156,7 +173,7 @@ def bath_energy(
         energy += _chain_energy(motion.cell_chain, one, controls, thermal)
         mass = _cell_mass(bodies, controls, thermal)
         energy += 0.5 * mass * motion.scale_velocity**2
-        energy += controls.pressure * bodies.volume * jnp.exp(3.0 * motion.log_scale)
+        energy += controls.pressure * volume_of(bodies, motion)
     return energy
 
 
@@ -166,7 +183,7 @@ def _verlet(
     """Velocity Verlet (Swope et al., J. Chem. Phys. 1982, 76, 637)."""
     momenta = _kicked(bodies, 0.5 * timestep, motion.momenta, motion.found.forces)
     positions = motion.positions + timestep * momenta / bodies.masses[:, None]
-    found = evaluate(positions, motion.log_scale)
+    found = evaluate(positions, motion.deformation)
     momenta = _kicked(bodies, 0.5 * timestep, momenta, found.forces)
     return motion._replace(positions=positions, momenta=momenta, found=found)
 
@@ -209,7 +226,7 @@ def _langevin(
     after = keep * momenta + spread * kicks
     lost = kinetic_energy(bodies, momenta) - kinetic_energy(bodies, after)
     positions = positions + half * after / masses
-    found = evaluate(positions, motion.log_scale)
+    found = evaluate(positions, motion.deformation)
     momenta = _kicked(bodies, half, after, found.forces)
     return motion._replace(
         positions=positions, momenta=momenta, found=found, heat=motion.heat + lost
@@ -334,9 +351,9 @@ def _push_cell(
 ) -> Motion:
     """Half a time step of the cell's velocity."""
     kinetic = kinetic_energy(bodies, motion.momenta)
-    volume = bodies.volume * jnp.exp(3.0 * motion.log_scale)
-    pull = 2.0 * kinetic * (1.0 + 3.0 / bodies.degrees) - motion.found.virial
-    pull = pull - 3.0 * volume * controls.pressure
+    virial = jnp.trace(motion.found.virial, axis1=1, axis2=2)
+    pull = 2.0 * kinetic * (1.0 + 3.0 / bodies.degrees) - virial
+    pull = pull - 3.0 * volume_of(bodies, motion) * controls.pressure
     change = 0.5 * controls.timestep * pull / _cell_mass(bodies, controls, thermal)
     return motion._replace(scale_velocity=motion.scale_velocity + change)
 
@@ -369,13 +386,87 @@ def _barostat_step(
     travel = controls.timestep * motion.momenta / masses
     positions = motion.positions * jnp.exp(2.0 * small)
     positions = positions + travel * jnp.exp(small) * _sinhc(small)
-    log_scale = motion.log_scale + controls.timestep * motion.scale_velocity
-    found = evaluate(positions, log_scale)
-    motion = motion._replace(positions=positions, log_scale=log_scale, found=found)
+    growth = jnp.exp(controls.timestep * motion.scale_velocity)
+    deformation = motion.deformation * growth[:, None, None]
+    found = evaluate(positions, deformation)
+    motion = motion._replace(positions=positions, deformation=deformation, found=found)
     motion = kick(motion)
     motion = _push_cell(bodies, controls, motion, thermal)
     motion = _heat_particles(bodies, controls, motion, thermal)
     return _heat_cell(bodies, controls, motion, thermal)
+
+
+def _flexible_step(
+    evaluate: EvaluateFn,
+    bodies: Bodies,
+    controls: Controls,
+    motion: Motion,
+    now: tuple[Float[Array, " replicas"], Int[Array, ""]],
+) -> Motion:
+    """Velocity Verlet in a cell that is rescaled anisotropically and stochastically.
+
+    Del Tatto, Raiteri, Bernetti & Bussi, Appl. Sci. 2022, 12, 1139, after Bernetti &
+    Bussi, J. Chem. Phys. 2020, 153, 114107. As a strain ε of a step, h → h exp(ε), the
+    motion of their Eq. 6 is ε = β/(3τ) (P_int − P) dt + √(2 β kT dt / (3 V τ)) dW, the
+    term kT/V being Itô's; noise is symmetric, so that the cell does not turn. Positions
+    follow the cell, momenta its inverse. What the cell gives is counted as the mean of
+    the virials before and after, times ε, and the change of the kinetic energy.
+    """
+    owner, masses = bodies.owner, bodies.masses[:, None]
+    half = 0.5 * controls.timestep
+    momenta = _kicked(bodies, half, motion.momenta, motion.found.forces)
+    positions = motion.positions + controls.timestep * momenta / masses
+    strain = _cell_strain(bodies, controls, motion._replace(momenta=momenta), now)
+    grow, shrink = _exponential(strain), _exponential(-strain)
+    scaled = jnp.einsum("ai,aij->aj", momenta, shrink[owner])
+    positions = jnp.einsum("ai,aij->aj", positions, grow[owner])
+    deformation = motion.deformation @ grow
+    found = evaluate(positions, deformation)
+    lost = kinetic_energy(bodies, momenta) - kinetic_energy(bodies, scaled)
+    virial = 0.5 * (motion.found.virial + found.virial)
+    lost = lost - jnp.sum(virial * strain, axis=(1, 2))
+    before, after = volume_of(bodies, motion), motion._replace(deformation=deformation)
+    lost = lost - controls.pressure * (volume_of(bodies, after) - before)
+    momenta = _kicked(bodies, half, scaled, found.forces)
+    return after._replace(
+        positions=positions, momenta=momenta, found=found, heat=motion.heat + lost
+    )
+
+
+def _cell_strain(
+    bodies: Bodies,
+    controls: Controls,
+    motion: Motion,
+    now: tuple[Float[Array, " replicas"], Int[Array, ""]],
+) -> Float[Array, "replicas 3 3"]:
+    """Strain of the cell in a step, symmetric."""
+    thermal, step = now
+    volume = volume_of(bodies, motion)
+    outer = motion.momenta[:, :, None] * motion.momenta[:, None, :]
+    outer = outer / bodies.masses[:, None, None]
+    count = bodies.degrees.shape[0]
+    kinetic = jax.ops.segment_sum(
+        outer, bodies.owner, num_segments=count, indices_are_sorted=True
+    )
+    # The centre of mass is at rest, but belongs to the pressure.
+    kinetic = kinetic * (1.0 + 3.0 / bodies.degrees)[:, None, None]
+    inside = (kinetic - motion.found.virial) / volume[:, None, None]
+    inside = 0.5 * (inside + jnp.swapaxes(inside, 1, 2))
+    excess = inside - controls.pressure * jnp.eye(3, dtype=inside.dtype)
+    pace = controls.compressibility * controls.timestep / (3.0 * controls.barostat_time)
+    keys = jax.vmap(jax.random.fold_in, (0, None))(controls.keys, step)
+    # Atoms draw with their place; the cell with a number that no atom has.
+    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _CELL_DRAW)
+    draws = jax.vmap(lambda key: jax.random.normal(key, (3, 3), inside.dtype))(keys)
+    draws = 0.5 * (draws + jnp.swapaxes(draws, 1, 2))
+    spread = jnp.sqrt(2.0 * pace * thermal / volume)
+    return pace * excess + spread[:, None, None] * draws
+
+
+def _exponential(strain: Float[Array, "replicas 3 3"]) -> Float[Array, "replicas 3 3"]:
+    """Matrix exponential of a small strain, to its third power."""
+    eye = jnp.eye(3, dtype=strain.dtype)
+    return eye + strain @ (eye + strain @ (eye + strain / 3.0) / 2.0)
 
 
 def _sinhc(x: Float[Array, "n 1"]) -> Float[Array, "n 1"]:

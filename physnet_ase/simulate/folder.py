@@ -32,10 +32,11 @@ class Plan(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
-    trajectory: Literal["extxyz", "traj"] = "extxyz"
+    trajectory: Literal["extxyz", "traj", "h5md"] = "extxyz"
     events: tuple[tuple[float, int, int], ...] = Field(
         (), description="time in fs, charge, multiplicity"
     )
+    committee: tuple[str, ...] = Field((), description="models beside the first")
     settings: SimulationSettings = SimulationSettings()
 
 
@@ -122,10 +123,16 @@ def run_folder(
     log = folder / LOG
     if not resume:
         log.unlink(missing_ok=True)
-    rate = Rate()
+    elif log.exists():
+        _cut_log(log, folder / CHECKPOINT)
+    rate, told = Rate(), set[int]()
 
     def note(progress: SimulationProgress) -> None:
         entry = progress_entry(progress, plan.settings.timestep_fs, rate)
+        new = {i: reason for i, reason in progress.stopped if i not in told}
+        told.update(new)
+        if new:
+            entry["stopped"] = new
         with open(log, "a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
         if on_progress is not None:
@@ -142,6 +149,7 @@ def run_folder(
             for index in range(len(start))
         ],
         checkpoint=folder / CHECKPOINT,
+        committee=plan.committee,
         resume=resume,
         overwrite=True,
         on_progress=note,
@@ -150,6 +158,16 @@ def run_folder(
     )
     draw_run(found, folder / PICTURE)
     return found
+
+
+def _cut_log(log: Path, checkpoint: Path) -> None:
+    """Forget what a killed run reported after its checkpoint: it comes again."""
+    with np.load(checkpoint) as arrays:
+        reached = int(arrays["step"])
+    lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    kept = [line for line in whole if json.loads(line)["step"] <= reached]
+    log.write_text("".join(kept), encoding="utf-8")
 
 
 class Rate:
@@ -172,13 +190,14 @@ def progress_entry(
 ) -> dict[str, Any]:
     """A line of the log; what is unknown is null."""
     speed = rate.steps_per_second(progress)
-    drift = progress.drift
+    drift, familiarity = progress.drift, progress.familiarity
     return {
         "step": progress.step,
         "time_ps": round(progress.step * timestep_fs / 1000.0, 9),
         "temperature_K": progress.temperature_K,
         "total_energy_eV": progress.total_energy,
         "drift_meV_per_atom_ps": drift if np.isfinite(drift) else None,
+        "familiarity": familiarity if np.isfinite(familiarity) else None,
         "running": progress.running,
         "seconds": round(progress.seconds, 3),
         "ns_per_day": None if speed is None else speed * timestep_fs * 86400.0 / 1e6,
@@ -186,11 +205,16 @@ def progress_entry(
 
 
 def draw_run(trajectories: Sequence[Trajectory], path: Path) -> None:
-    """A picture of energy, temperature and what should be conserved, in time."""
+    """A picture of energy, temperature and what should be conserved, in time.
+
+    Where the model says what it knows, also of how familiar the structures are.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8.0, 8.0), layout="constrained")
-    energy, temperature, conserved = figure.subplots(3, 1, sharex=True)
+    scored = any(np.isfinite(one.familiarity).any() for one in trajectories)
+    figure = Figure(figsize=(8.0, 10.0 if scored else 8.0), layout="constrained")
+    panels = figure.subplots(4 if scored else 3, 1, sharex=True)
+    energy, temperature, conserved = panels[:3]
     for index, one in enumerate(trajectories):
         if not len(one.times_fs):
             continue
@@ -202,10 +226,16 @@ def draw_run(trajectories: Sequence[Trajectory], path: Path) -> None:
         temperature.plot(times, one.temperatures_K, **options)
         kept = one.conserved_energies - one.conserved_energies[0]
         conserved.plot(times, 1000.0 * kept / atoms, **options)
+        if scored:
+            scores = np.where(np.isfinite(one.familiarity), one.familiarity, np.nan)
+            panels[3].plot(times, scores, **options)
     energy.set_ylabel("potential energy − start (eV)")
     temperature.set_ylabel("temperature (K)")
     conserved.set_ylabel("conserved − start (meV/atom)")
-    conserved.set_xlabel("time (ps)")
+    if scored:
+        panels[3].axhline(1.0, color="black", linewidth=0.8, linestyle="--")
+        panels[3].set_ylabel("familiarity score")
+    panels[-1].set_xlabel("time (ps)")
     if 1 < len(trajectories) <= 10:
         energy.legend(fontsize=7, ncols=5)
     figure.savefig(path, dpi=150)
@@ -226,12 +256,18 @@ def report(trajectories: Sequence[Trajectory], folder: Path) -> dict[str, Any]:
                 if len(one.temperatures_K)
                 else None,
                 "drift_meV_per_atom_ps": one.drift if np.isfinite(one.drift) else None,
+                "familiarity": _largest(one.familiarity),
                 "stopped": one.stopped,
                 "trajectory": str(one.path),
             }
             for one in trajectories
         ],
     }
+
+
+def _largest(scores: np.ndarray) -> float | None:
+    finite = scores[np.isfinite(scores)]
+    return float(finite.max()) if len(finite) else None
 
 
 def settings_from(path: Path | None, given: dict[str, Any]) -> SimulationSettings:

@@ -15,7 +15,7 @@ from physnet_ase.potential import Potential
 from physnet_ase.simulate.settings import OWN, Event
 from physnet_ase.simulate.system import Replica
 
-CHECKPOINT_VERSION = 2
+CHECKPOINT_VERSION = 3
 """Raised when a stored checkpoint can no longer be continued."""
 
 

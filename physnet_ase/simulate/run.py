@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from ase import Atoms
 
+from physnet_ase.committee import Committee, Model
 from physnet_ase.potential import Potential, load_potential, warn_unfamiliar
 from physnet_ase.programs import refuse_after_fork
 from physnet_ase.simulate.restart import (
@@ -25,6 +26,7 @@ from physnet_ase.simulate.settings import (
     replica_settings,
 )
 from physnet_ase.simulate.simulation import Simulation
+from physnet_ase.simulate.stops import StopFn, Watch
 from physnet_ase.simulate.system import Replica, make_replica
 from physnet_ase.simulate.trajectory import (
     Trajectory,
@@ -46,6 +48,8 @@ class SimulationProgress:
     drift: float  # meV/atom/ps of the conserved energy so far
     seconds: float  # since the call began
     running: int = 1  # replicas that have not been stopped
+    familiarity: float = float("nan")  # largest of the last frames, if it is known
+    stopped: tuple[tuple[int, str], ...] = ()  # replicas and reasons, so far
 
 
 @overload
@@ -61,6 +65,8 @@ def run(
     overwrite: bool = ...,
     on_progress: Callable[[SimulationProgress], None] | None = ...,
     should_stop: Callable[[], bool] | None = ...,
+    stop_when: StopFn | None = ...,
+    committee: Sequence[Model] = ...,
     **settings: Any,
 ) -> Trajectory: ...
 
@@ -78,6 +84,8 @@ def run(
     overwrite: bool = ...,
     on_progress: Callable[[SimulationProgress], None] | None = ...,
     should_stop: Callable[[], bool] | None = ...,
+    stop_when: StopFn | None = ...,
+    committee: Sequence[Model] = ...,
     **settings: Any,
 ) -> Any: ...
 
@@ -94,6 +102,8 @@ def run(
     overwrite: bool = False,
     on_progress: Callable[[SimulationProgress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    stop_when: StopFn | None = None,
+    committee: Sequence[Model] = (),
     **settings: Any,
 ) -> Any:
     """Run molecular dynamics of one or many replicas and return their summaries.
@@ -113,7 +123,7 @@ def run(
         events: ``(time in fs, state)``: all replicas go on in another state, a
             (charge, multiplicity), from that time. Compiles nothing. The energy it
             costs counts as given to the bath.
-        trajectory: ``.extxyz``, ``.xyz`` or ``.traj`` file. Many replicas: one file
+        trajectory: ``.extxyz``, ``.traj`` or ``.h5md`` file. Many replicas: one file
             for each, or one name that is numbered.
         checkpoint: File to continue from, written every ``checkpoint_every`` steps and
             at the end.
@@ -124,12 +134,19 @@ def run(
         on_progress: Called after every block.
         should_stop: Asked after every block; where it says yes, the checkpoint is
             written and what there is is returned.
+        stop_when: Called with the ``Atoms`` of every saved frame; a replica for which
+            it returns a reason, or True, ends with that frame.
+        committee: Other models of the same molecules. The deviation of all models'
+            forces is recorded with every saved frame; ``stop_forces_std`` limits it.
         **settings: Fields of :class:`~physnet_ase.simulate.SimulationSettings`:
-            ``ensemble`` ("nve", "nvt-langevin", "nvt-nose-hoover", "nvt-csvr", "npt"),
+            ``ensemble`` ("nve", "nvt-langevin", "nvt-nose-hoover", "nvt-csvr", "npt",
+            "npt-flexible"),
             ``charge``, ``multiplicity``, ``temperature_K``, ``timestep_fs``, ``steps``,
-            ``save_every``, ``seed`` and more. ``charge``, ``multiplicity``,
-            ``temperature_K``, ``final_temperature_K`` and ``seed`` may be lists, with
-            one entry for each replica.
+            ``save_every``, ``seed`` and more; ``stop_familiarity``,
+            ``stop_forces_std``, ``stop_distance`` and ``stop_bond_stretch`` end a
+            replica with the first saved frame beyond them. ``charge``,
+            ``multiplicity``, ``temperature_K``, ``final_temperature_K`` and ``seed``
+            may be lists, with one entry for each replica.
 
     Returns:
         One :class:`Trajectory` for one Atoms, else a list of them.
@@ -158,8 +175,11 @@ def run(
     _warn_of_unfamiliar(systems, model)
     timetable = checked_events(events, shared.timestep_fs)
     _check_events(timetable, systems, model)
+    members = Committee.of([model, *committee]).astype(model.dtype)
+    compared = members if committee else None
+    watch = Watch(systems, model, timetable, compared, stop_when)
     with jax.enable_x64(model.dtype == np.float64):
-        job = Simulation(systems, model, timetable, raises=not many)
+        job = Simulation(systems, model, timetable, watch, raises=not many)
         identity = simulation_identity(systems, model, timetable)
         if resume:
             job.restore(load_checkpoint(Path(str(checkpoint)), identity))
@@ -263,4 +283,10 @@ def _progress(job: Simulation, seconds: float) -> SimulationProgress:
         drift=float(np.mean([recorder.drift() for recorder in recorders])),
         seconds=seconds,
         running=int(job.running.sum()),
+        familiarity=float(max(recorder.rows[-1][7] for recorder in recorders)),
+        stopped=tuple(
+            (index, recorder.stopped)
+            for index, recorder in enumerate(job.recorders)
+            if recorder.stopped is not None
+        ),
     )

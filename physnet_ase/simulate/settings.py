@@ -10,7 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from physnet_ase.state import ElectronicState, as_state
 
-Ensemble = Literal["nve", "nvt-langevin", "nvt-nose-hoover", "nvt-csvr", "npt"]
+Ensemble = Literal[
+    "nve", "nvt-langevin", "nvt-nose-hoover", "nvt-csvr", "npt", "npt-flexible"
+]
+CELL_ENSEMBLES = ("npt", "npt-flexible")
+"""Those in which the cell changes."""
 
 OWN = ("charge", "multiplicity", "temperature_K", "final_temperature_K", "seed")
 """Settings that each replica can have its own value of."""
@@ -41,11 +45,25 @@ class SimulationSettings(BaseModel):
     skin: float = Field(0.5, gt=0, description="Å the neighbour list reaches further")
     friction_per_ps: float = Field(10.0, gt=0, description="Langevin")
     thermostat_fs: float = Field(50.0, gt=0, description="Nosé-Hoover, CSVR, NPT")
-    pressure_GPa: float = Field(1e-4, description="NPT, isotropic; 1e-4 is 1 bar")
+    pressure_GPa: float = Field(1e-4, description="NPT; 1e-4 is 1 bar")
     barostat_fs: float = Field(500.0, gt=0, description="NPT barostat period")
-
+    compressibility_per_GPa: float = Field(
+        0.45, gt=0, description="flexible NPT: about that of the matter; 0.45 is water"
+    )
     max_temperature_K: float = Field(
         20_000.0, gt=0, description="stop when the atoms become hotter than this"
+    )
+    stop_familiarity: float | None = Field(
+        None, gt=0, description="stop above this score; 1 is the edge of what is known"
+    )
+    stop_forces_std: float | None = Field(
+        None, gt=0, description="eV/Å; stop where a committee deviates more on an atom"
+    )
+    stop_distance: float | None = Field(
+        None, gt=0, description="Å; stop when two atoms come closer"
+    )
+    stop_bond_stretch: float | None = Field(
+        None, gt=1, description="stop when a bond is so many times as long as at start"
     )
 
     @model_validator(mode="after")

@@ -11,7 +11,9 @@ import numpy as np
 
 from physnet_ase.potential import Potential
 from physnet_ase.simulate.blocks import Block, Shape, Span, compiled_block
+from physnet_ase.simulate.ensembles import Evaluation
 from physnet_ase.simulate.settings import Event
+from physnet_ase.simulate.stops import ADVICE, Watch
 from physnet_ase.simulate.system import PairLists, Replica, Replicas
 from physnet_ase.simulate.trajectory import Frame, Recorder, Trajectory
 from physnet_ase.state import ElectronicState
@@ -19,10 +21,6 @@ from physnet_ase.state import ElectronicState
 logger = logging.getLogger(__name__)
 _NEVER = 2**30
 """A step that no simulation reaches."""
-_ADVICE = (
-    "Reduce timestep_fs, relax the structure first, or check whether the model knows "
-    "such geometries"
-)
 
 
 class Simulation:
@@ -33,11 +31,13 @@ class Simulation:
         replicas: Sequence[Replica],
         potential: Potential,
         events: Sequence[Event],
+        watch: Watch,
         *,
         raises: bool,
     ) -> None:
         self.replicas = Replicas(replicas, potential)
         self.potential, self.events, self.raises = potential, list(events), raises
+        self.watch = watch
         self.settings = replicas[0].settings
         self.lists = PairLists(self.replicas)
         self.recorders = [
@@ -129,23 +129,28 @@ class Simulation:
             recorder.change_state(event.state, reference, float(jump))
 
     def _record(self, block: Block, broken_at: np.ndarray) -> None:
-        """Hand the frames of a block to the recorders; stop what is too hot."""
+        """Hand the frames of a block to the recorders; end what meets a condition."""
         count = int(block.num_frames)
         if not count:
             return
         steps = np.asarray(block.steps)[:count].tolist()
         frames = jax.device_get(jax.tree.map(lambda x: x[:count], block.frames))
-        for index, recorder in enumerate(self.recorders):
-            if not self.running[index]:
-                continue
+        taken = {}
+        for index in np.flatnonzero(self.running).tolist():
             end = int(broken_at[index]) or _NEVER
-            mine = [
+            taken[index] = [
                 (step, self._slice(frames, row, index))
                 for row, step in enumerate(steps)
                 if step < end
             ]
-            recorder.add(mine)
-            self._check_temperature(index, mine)
+        for index, (scores, stop) in self.watch.look(self.recorders, taken).items():
+            kept = len(scores) if stop is None else stop.row + 1
+            self.recorders[index].add(taken[index][:kept], scores[:kept])
+            if stop is not None:
+                step, last = taken[index][stop.row]
+                self._put_back(index, last)
+                reason = f"{self._named(step)}: {stop.reason}"
+                self._end(index, step, reason, nonsense=stop.nonsense)
 
     def _slice(self, frames: dict[str, Any], row: int, index: int) -> Frame:
         rows = self.replicas.rows(index)
@@ -155,22 +160,21 @@ class Simulation:
             for key, array in frames.items()
         }
 
-    def _check_temperature(self, index: int, frames: list[tuple[int, Frame]]) -> None:
-        """Refuse to go on with numbers that are finite and nonsense all the same."""
-        limit, settings = self.settings.max_temperature_K, self.settings
-        replica = self.recorders[index].replica
-        for step, frame in frames:
-            temperature = float(replica.temperature(float(frame["kinetic"])))
-            # Infinite: a square beyond float32, whose step is found where it moves.
-            if limit < temperature < np.inf:
-                self._end(
-                    index,
-                    step,
-                    f"step {step} ({step * settings.timestep_fs:g} fs): the atoms are "
-                    f"at {temperature:.0f} K, above max_temperature_K = {limit:g}. "
-                    f"{_ADVICE} (timestep_fs is {settings.timestep_fs})",
-                )
-                return
+    def _put_back(self, index: int, frame: Frame) -> None:
+        """Let a replica stand where its last frame was taken."""
+        rows, motion = self.replicas.rows(index), self.motion
+        found = Evaluation(
+            energy=motion.found.energy.at[index].set(frame["potential"]),
+            forces=motion.found.forces.at[rows].set(frame["forces"]),
+            charges=motion.found.charges.at[rows].set(frame["charges"]),
+            virial=motion.found.virial.at[index].set(frame["virial"]),
+        )
+        self.motion = motion._replace(
+            found=found,
+            positions=motion.positions.at[rows].set(frame["positions"]),
+            momenta=motion.momenta.at[rows].set(frame["momenta"]),
+            deformation=motion.deformation.at[index].set(frame["deformation"]),
+        )
 
     def _end_broken(self, broken_at: np.ndarray) -> None:
         """Stop replicas by the step that left the finite numbers; 0: none did."""
@@ -180,9 +184,8 @@ class Simulation:
             self._end(
                 index,
                 step - 1,
-                f"step {step} ({step * self.settings.timestep_fs:g} fs): positions, "
-                "momenta or forces are no longer finite; the last good frame is that "
-                f"of step {last}. {_ADVICE}",
+                f"{self._named(step)}: positions, momenta or forces are no longer "
+                f"finite; the last good frame is that of step {last}. {ADVICE}",
             )
 
     def _end_unknown(self, block: Block) -> None:
@@ -197,17 +200,23 @@ class Simulation:
 
     def _end_runaways(self, lost: list[int]) -> None:
         for index in lost:
-            step = self.step
             self._end(
                 index,
-                step,
-                f"step {step + 1} ({(step + 1) * self.settings.timestep_fs:g} fs): an "
-                "atom moves further in one step than a neighbour list can follow; "
-                f"the system has probably collapsed or exploded. {_ADVICE}",
+                self.step,
+                f"{self._named(self.step + 1)}: an atom moves further in one step than "
+                "a neighbour list can follow; the system has probably collapsed or "
+                f"exploded. {ADVICE}",
             )
 
-    def _end(self, index: int, step: int, reason: str) -> None:
-        if self.raises:
+    def _named(self, step: int) -> str:
+        return f"step {step} ({step * self.settings.timestep_fs:g} fs)"
+
+    def _end(
+        self, index: int, step: int, reason: str, *, nonsense: bool = True
+    ) -> None:
+        if not self.running[index]:
+            return
+        if self.raises and nonsense:
             raise FloatingPointError(reason)
         logger.warning("replica %d stopped: %s", index, reason)
         self.running[index], self.ended_at[index] = False, step
@@ -241,7 +250,7 @@ class Simulation:
                 "potential": motion.found.energy[index],
                 "virial": motion.found.virial[index],
                 "kinetic": kinetic[index],
-                "log_scale": motion.log_scale[index],
+                "deformation": motion.deformation[index],
             }
             ended = int(self.ended_at[index])
             step = self.step if ended < 0 else ended

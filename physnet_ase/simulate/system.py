@@ -32,7 +32,7 @@ from physnet_ase.simulate.ensembles import (
     Evaluation,
     Motion,
 )
-from physnet_ase.simulate.settings import SimulationSettings
+from physnet_ase.simulate.settings import CELL_ENSEMBLES, SimulationSettings
 from physnet_ase.state import ElectronicState, resolve_state
 from physnet_ase.units import BOLTZMANN, FEMTOSECOND, GIGAPASCAL
 from physnet_ase.velocities import degrees_of_freedom, thermal_momenta
@@ -93,7 +93,7 @@ def make_replica(
         periodic=bool(whole.periodic[0]),
     )
     check_distances(whole, evaluation_pairs(whole, cutoff))
-    if settings.ensemble == "npt":
+    if settings.ensemble in CELL_ENSEMBLES:
         _check_npt(atoms, alone=not whole.periodic[0], held=not mobile.all())
     positions = whole.values["positions"]
     centre = positions.mean(axis=0)
@@ -247,6 +247,7 @@ class Replicas:
             thermostat_time=self._floats(shared.thermostat_fs * FEMTOSECOND),
             barostat_time=self._floats(shared.barostat_fs * FEMTOSECOND),
             pressure=self._floats(shared.pressure_GPa * GIGAPASCAL),
+            compressibility=self._floats(shared.compressibility_per_GPa / GIGAPASCAL),
             keys=jnp.asarray(
                 [[seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF] for seed in seeds],
                 jnp.uint32,
@@ -256,7 +257,7 @@ class Replicas:
     def start(self) -> Motion:
         """All replicas at their structures, forces not yet computed."""
         count, atoms = len(self.all), int(self.sizes.sum())
-        zeros = self._floats(np.zeros(count))
+        zeros, eye = self._floats(np.zeros(count)), np.tile(np.eye(3), (count, 1, 1))
         links = self._floats(np.zeros((count, CHAIN_LENGTH)))
         momenta = np.concatenate([one.momenta for one in self.all])
         return Motion(
@@ -266,11 +267,11 @@ class Replicas:
                 energy=zeros,
                 forces=self._floats(np.zeros((atoms, 3))),
                 charges=self._floats(np.zeros(atoms)),
-                virial=zeros,
+                virial=self._floats(np.zeros((count, 3, 3))),
             ),
             chain=Chain(links, links),
             cell_chain=Chain(links, links),
-            log_scale=zeros,
+            deformation=self._floats(eye),
             scale_velocity=zeros,
             heat=zeros,
         )
@@ -289,8 +290,8 @@ class PairLists:
         count = len(replicas.all)
         shared = replicas.all[0].settings
         self.positions = np.array(replicas.molecules.values["positions"])
-        self.log_scale = np.zeros(count)
-        self.waves_log_scale = np.zeros(count)  # at which k-vectors were chosen
+        self.deformation = np.tile(np.eye(3), (count, 1, 1))
+        self.waves_deformation = self.deformation.copy()  # k-vectors were chosen there
         self.skins = np.full(count, shared.skin)
         self.built_at = np.zeros(count, np.int64)
         self.states = [one.state for one in replicas.all]
@@ -305,7 +306,7 @@ class PairLists:
         """
         lost = []
         positions = np.asarray(motion.positions, np.float64)
-        scales = np.asarray(motion.log_scale, np.float64)
+        deformation = np.asarray(motion.deformation, np.float64)
         for index in np.flatnonzero(stale).tolist():
             if self.built_at[index] == step and self._pairs[index] is not None:
                 if self.skins[index] >= LARGEST_SKIN:
@@ -314,7 +315,7 @@ class PairLists:
                 self.skins[index] *= 2.0
             rows = self.replicas.rows(index)
             self.positions[rows] = positions[rows]
-            self.log_scale[index] = scales[index]
+            self.deformation[index] = deformation[index]
             self.built_at[index] = step
             self._pairs[index] = None
         self._graph = None
@@ -335,7 +336,7 @@ class PairLists:
         ]
         return Surroundings(
             self._graph,
-            jnp.asarray(self.log_scale, dtype),
+            jnp.asarray(np.linalg.inv(self.deformation), dtype),
             jnp.asarray(np.array(skins), dtype),
         )
 
@@ -367,14 +368,15 @@ class PairLists:
         replicas = self.replicas
         if not replicas.all[index].periodic:
             return None
-        if abs(self.log_scale[index] - self.waves_log_scale[index]) > SAME_WAVES:
-            self.waves_log_scale[index] = self.log_scale[index]
+        since = np.linalg.solve(self.waves_deformation[index], self.deformation[index])
+        if np.abs(since - np.eye(3)).max() > SAME_WAVES:
+            self.waves_deformation[index] = self.deformation[index]
         values = replicas.all[index].structure.values
         cell = ewald_cell(
             values["cell"][0], values["pbc"][0].astype(bool), values["positions"]
         )
-        scale = np.exp(self.waves_log_scale[index])
-        return k_vectors(cell * scale, replicas.cutoff)[None]
+        chosen = cell @ self.waves_deformation[index]
+        return k_vectors(chosen, replicas.cutoff)[None]
 
     def _molecules(self) -> Molecules:
         """Structures at which the pairs are looked up, in their present states."""
@@ -387,8 +389,7 @@ class PairLists:
             ),
         }
         if "cell" in molecules.values:
-            scale = np.exp(self.log_scale)[:, None, None]
-            values["cell"] = molecules.values["cell"] * scale
+            values["cell"] = molecules.values["cell"] @ self.deformation
         return molecules.with_values(**values)
 
     def _enlarge(self, pairs: Pairs) -> None:
@@ -416,9 +417,9 @@ class PairLists:
         """What a checkpoint keeps: lists follow from it to the last digit."""
         return {
             "pairs_positions": self.positions,
-            "pairs_log_scale": self.log_scale,
+            "pairs_deformation": self.deformation,
             "pairs_skins": self.skins,
-            "pairs_waves_log_scale": self.waves_log_scale,
+            "pairs_waves_deformation": self.waves_deformation,
             "pairs_built_at": self.built_at,
             "pairs_capacity": np.array(self.capacity),
         }
@@ -426,9 +427,9 @@ class PairLists:
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
         """Take up what :meth:`arrays` returned."""
         self.positions = arrays["pairs_positions"]
-        self.log_scale = arrays["pairs_log_scale"]
+        self.deformation = arrays["pairs_deformation"]
         self.skins = arrays["pairs_skins"]
-        self.waves_log_scale = arrays["pairs_waves_log_scale"]
+        self.waves_deformation = arrays["pairs_waves_deformation"]
         self.built_at = arrays["pairs_built_at"]
         self.capacity = Capacity(*map(int, arrays["pairs_capacity"]))
         self._pairs = [None] * len(self._pairs)

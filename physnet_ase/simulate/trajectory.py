@@ -11,7 +11,11 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.trajectory import Trajectory as AseTrajectory
+from ase.stress import full_3x3_to_voigt_6_stress
 
+from physnet_ase.molecules import Molecules
+from physnet_ase.simulate import h5md
+from physnet_ase.simulate.settings import CELL_ENSEMBLES
 from physnet_ase.simulate.system import Replica
 from physnet_ase.state import ElectronicState, with_state
 from physnet_ase.units import GIGAPASCAL
@@ -19,10 +23,10 @@ from physnet_ase.units import GIGAPASCAL
 Frame = Mapping[str, Any]
 """Arrays of one replica's frame, about its centre, and its energies in eV."""
 
-SUFFIXES = (".extxyz", ".xyz", ".traj")
-"""Trajectory formats: extended XYZ and ASE's own."""
-_COLUMNS = 7
-"""Step; potential, kinetic, bath energy in eV; dipole in e·Å."""
+SUFFIXES = (".extxyz", ".xyz", ".traj", h5md.SUFFIX)
+"""Trajectory formats: extended XYZ, ASE's own, H5MD."""
+_COLUMNS = 9
+"""Step; potential, kinetic, bath energy in eV; dipole in e·Å; familiarity; eV/Å."""
 
 
 def energy_drift(times_fs: Any, energies: Any, num_atoms: int) -> float:
@@ -49,6 +53,8 @@ class Trajectory:
     bath_energies: np.ndarray  # (frames,) eV given to thermostat, barostat and events
     temperatures_K: np.ndarray  # (frames,)
     dipoles: np.ndarray  # (frames, 3) e·Å about the origin; NaN in periodic systems
+    familiarity: np.ndarray  # (frames,) score, above 1: unlike training; NaN: unknown
+    forces_std: np.ndarray  # (frames,) eV/Å, largest deviation of a committee, or NaN
     atoms: Atoms  # last structure, with momenta, energy and forces
     seconds: float  # wall time of this call, compilation included
     path: Path | None  # trajectory file
@@ -89,14 +95,18 @@ class Recorder:
 
     @property
     def rows(self) -> np.ndarray:
-        """Step, energies (eV) and dipole (e·Å) of each frame."""
+        """Step, energies (eV), dipole (e·Å) and scores of each frame."""
         return self._rows[: self.count]
 
     def open(self, path: Path | None) -> None:
         """Write frames to ``path`` from here on, after those already recorded."""
         if path is not None:
-            count = len(self.replica.atoms)
-            self.writer = TrajectoryWriter(path, count, keep_frames=self.count)
+            self.writer = TrajectoryWriter(
+                path,
+                len(self.replica.atoms),
+                keep_frames=self.count,
+                timestep_fs=self.replica.settings.timestep_fs,
+            )
 
     def change_state(
         self, state: ElectronicState, reference: float, jump: float
@@ -106,12 +116,19 @@ class Recorder:
         self.given -= jump
         self._template = with_state(self.replica.atoms, state)
 
-    def add(self, frames: Iterable[tuple[int, Frame]]) -> None:
-        """Record frames with their steps; they are on disk when this returns."""
+    def add(
+        self, frames: Iterable[tuple[int, Frame]], scores: Iterable[tuple[float, float]]
+    ) -> None:
+        """Record frames with their steps; they are on disk when this returns.
+
+        Args:
+            frames: Steps and frames.
+            scores: Familiarity and committee deviation (eV/Å) of each.
+        """
         listed = list(frames)
         while self.count + len(listed) > len(self._rows):
             self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
-        for step, frame in listed:
+        for (step, frame), looks in zip(listed, scores, strict=True):
             self.given += float(frame["heat"])
             self._rows[self.count] = (
                 step,
@@ -119,15 +136,15 @@ class Recorder:
                 float(frame["kinetic"]),
                 float(frame["bath"]) + self.given,
                 *self._dipole(frame),
+                *looks,
             )
             self.count += 1
         if self.writer is not None and listed:
             self.writer.write([self.atoms(step, frame) for step, frame in listed])
 
     def _positions(self, frame: Frame) -> np.ndarray:
-        scale = np.exp(float(frame["log_scale"]))
         positions: np.ndarray = np.asarray(frame["positions"], np.float64)
-        return positions + self.replica.centre * scale
+        return positions + self.replica.centre @ _deformation(frame)
 
     def _dipole(self, frame: Frame) -> np.ndarray:
         if self.replica.periodic:
@@ -140,24 +157,38 @@ class Recorder:
         settings = self.replica.settings
         atoms = self._template.copy()
         atoms.positions[:] = self._positions(frame)
-        scale = np.exp(float(frame["log_scale"]))
-        atoms.cell[:] = atoms.cell.array * scale
+        atoms.cell[:] = atoms.cell.array @ _deformation(frame)
         momenta = np.asarray(frame["momenta"], np.float64)
         atoms.set_momenta(momenta, apply_constraint=False)
         atoms.info["time_fs"] = step * settings.timestep_fs
-        if settings.ensemble == "npt":
-            pressure = 2.0 * float(frame["kinetic"]) - float(frame["virial"])
-            pressure /= 3.0 * atoms.get_volume() * GIGAPASCAL
-            atoms.info["pressure_GPa"] = pressure
         results: dict[str, Any] = {
             "energy": float(frame["potential"]) + self.reference,
             "forces": np.asarray(frame["forces"], np.float64),
             "charges": np.asarray(frame["charges"], np.float64),
         }
+        if settings.ensemble in CELL_ENSEMBLES:
+            virial: np.ndarray = np.asarray(frame["virial"], np.float64)
+            pressure = 2.0 * float(frame["kinetic"]) - float(np.trace(virial))
+            pressure /= 3.0 * atoms.get_volume() * GIGAPASCAL
+            atoms.info["pressure_GPa"] = pressure
+            stress = full_3x3_to_voigt_6_stress(virial / atoms.get_volume())
+            results["stress"] = stress
         if not self.replica.periodic:
             results["dipole"] = self._dipole(frame)
         atoms.calc = SinglePointCalculator(atoms, **results)
         return atoms
+
+    def molecule(self, frame: Frame) -> Molecules:
+        """A frame as a molecule in its present state, about its centre."""
+        structure = self.replica.structure
+        values: dict[str, np.ndarray] = {
+            "positions": np.asarray(frame["positions"], np.float64),
+            "total_charge": np.array([self.state.charge], np.int32),
+            "spin_multiplicity": np.array([self.state.multiplicity], np.int32),
+        }
+        if "cell" in structure.values:
+            values["cell"] = structure.values["cell"] @ _deformation(frame)
+        return structure.with_values(**values)
 
     def drift(self) -> float:
         """Drift of the conserved energy so far, meV/atom/ps."""
@@ -174,7 +205,9 @@ class Recorder:
             kinetic_energies=kinetic,
             bath_energies=bath,
             temperatures_K=self.replica.temperature(kinetic),
-            dipoles=self.rows[:, 4:].copy(),
+            dipoles=self.rows[:, 4:7].copy(),
+            familiarity=self.rows[:, 7].copy(),
+            forces_std=self.rows[:, 8].copy(),
             atoms=last,
             seconds=seconds,
             path=self.writer.path if self.writer is not None else None,
@@ -203,6 +236,11 @@ class Recorder:
         self.count = len(rows)
         self.given = float(arrays["given"])
         self.stopped = str(arrays["stopped"]) or None
+
+
+def _deformation(frame: Frame) -> np.ndarray:
+    deformation: np.ndarray = np.asarray(frame["deformation"], np.float64)
+    return deformation
 
 
 def trajectory_paths(
@@ -252,6 +290,8 @@ def check_trajectory(path: Path, *, may_exist: bool) -> None:
             f"{path.suffix!r}"
         )
     check_folder(path)
+    if path.suffix == h5md.SUFFIX:
+        h5md.h5py_module()
     if path.exists() and not may_exist:
         raise ValueError(
             f"{path} exists; pass resume=True with its checkpoint to go on, "
@@ -272,12 +312,25 @@ def check_folder(path: Path) -> None:
 class TrajectoryWriter:
     """Appends frames to a file, block by block.
 
+    Args:
+        path: Where; the suffix names the format.
+        num_atoms: Of each frame.
+        keep_frames: Those that the checkpoint knows of; later ones are cut.
+        timestep_fs: For formats that count steps.
+
     Raises:
         ValueError: On resuming the file holds fewer frames than the checkpoint says.
     """
 
-    def __init__(self, path: str | Path, num_atoms: int, *, keep_frames: int) -> None:
-        self.path = Path(path)
+    def __init__(
+        self,
+        path: str | Path,
+        num_atoms: int,
+        *,
+        keep_frames: int,
+        timestep_fs: float = 1.0,
+    ) -> None:
+        self.path, self.timestep_fs = Path(path), timestep_fs
         if keep_frames == 0:
             self.path.unlink(missing_ok=True)
         elif not self.path.is_file():
@@ -287,6 +340,10 @@ class TrajectoryWriter:
             )
         elif self.path.suffix == ".traj":
             self._trim_traj(keep_frames)
+        elif self.path.suffix == h5md.SUFFIX:
+            found = h5md.trim_frames(self.path, keep_frames)
+            if found < keep_frames:
+                raise self._too_short(keep_frames, found)
         else:
             self._trim_text(keep_frames, num_atoms + 2)
 
@@ -296,6 +353,8 @@ class TrajectoryWriter:
             with AseTrajectory(self.path, "a") as file:
                 for atoms in frames:
                     file.write(atoms)
+        elif self.path.suffix == h5md.SUFFIX:
+            h5md.append_frames(self.path, list(frames), self.timestep_fs)
         else:
             ase.io.write(self.path, list(frames), format="extxyz", append=True)
 

@@ -154,3 +154,17 @@ def test_help_is_fast_and_imports_no_jax():
     assert "optimize" in done.stdout
     # Measured 0.2 s; a busy machine gets ten times that, importing JAX takes longer.
     assert time.perf_counter() - start < 5.0
+
+
+def test_optimize_relaxes_every_structure_of_a_file(model, tmp_path):
+    several = [molecule("H2O"), molecule("H2O")]
+    several[1].positions[1] += 0.05
+    write(tmp_path / "several.xyz", several)
+    path = tmp_path / "relaxed.extxyz"
+    arguments = ("--model", model, "--charge", 1, "--fmax", 0.05, "--output", path)
+    result = call("optimize", tmp_path / "several.xyz", *arguments, "--json")
+    rows = json.loads(result.stdout)["structures"]
+    assert [row["charge"] for row in rows] == [1, 1]
+    assert all(row["max_force_eV_per_A"] <= 0.05 for row in rows)
+    energies = [atoms.get_potential_energy() for atoms in read(path, ":")]
+    assert energies == pytest.approx([row["energy_eV"] for row in rows])

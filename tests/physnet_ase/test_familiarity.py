@@ -8,7 +8,12 @@ import pytest
 from ase import Atoms
 from ase.build import molecule
 
-from physnet_ase import PhysNetCalculator, load_potential, untrained_potential
+from physnet_ase import (
+    PhysNetCalculator,
+    load_potential,
+    simulate,
+    untrained_potential,
+)
 from physnet_ase.checkpoint import ModelMetadata
 from physnet_ase.config import ModelConfig
 from physnet_ase.familiarity import descriptors, environments_of
@@ -145,3 +150,17 @@ def test_the_shipped_model_knows_what_it_was_trained_on():
             model.evaluate(molecule(name), [(0, 1)], ("energy",))
     for name in ("C6H6", "CH3CN", "CH3NO2", "N2O", "C4H4NH", "CH3CONH2"):
         assert model.familiarity(molecule(name)).unfamiliar, name
+
+
+def test_dynamics_ends_where_the_model_knows_nothing(potential):
+    water = molecule("H2O")
+    momenta = np.zeros((3, 3))
+    momenta[1] = water.positions[1] - water.positions[0]  # one hydrogen leaves
+    water.set_momenta(momenta)
+    options = {"steps": 40, "save_every": 2, "stop_familiarity": 3.0}
+    found = simulate.run(water, potential, **options)
+    assert "above stop_familiarity = 3" in found.stopped
+    assert found.familiarity[-1] > 3.0
+    assert (found.familiarity[:-1] <= 3.0).all()
+    score = potential.familiarity(found.atoms).score
+    assert score == pytest.approx(found.familiarity[-1], rel=1e-3)

@@ -1,5 +1,7 @@
 """The jax-md energy function: same numbers as ASE, nothing silent."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,12 @@ from ase.build import molecule
 from jax_md import simulate as jax_md_simulate
 from jax_md import space
 
-from physnet_ase import ElectronicState, PhysNetCalculator, untrained_potential
+from physnet_ase import (
+    ElectronicState,
+    PhysNetCalculator,
+    load_potential,
+    untrained_potential,
+)
 from physnet_ase.config import ModelConfig
 from physnet_ase.jaxmd import physnet_neighbor_list
 from physnet_ase.simulate import run
@@ -221,3 +228,19 @@ def test_jax_md_moves_atoms_as_simulate_run_does(potential):
         state = step(state)
     # Forty steps of float32 rounding, nothing else.
     np.testing.assert_allclose(state.position, ours.atoms.positions, atol=1e-4)
+
+
+def test_unfamiliar_positions_are_said_once_when_the_list_is_made():
+    model = load_potential("states-dft-small")
+    for name, count in (("H2O", 0), ("C6H6", 1)):
+        atoms = molecule(name)
+        neighbor_fn, _ = physnet_neighbor_list(
+            space.free()[0], None, model, atoms.numbers
+        )
+        position = jnp.asarray(atoms.positions, jnp.float32)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            neighbor_fn.allocate(position)
+            neighbor_fn.allocate(position)
+        said = [one for one in caught if "is unfamiliar" in str(one.message)]
+        assert [one.filename for one in said] == [__file__] * count

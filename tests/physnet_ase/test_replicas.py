@@ -143,3 +143,66 @@ def test_restart_of_many_is_bit_identical(potential, tmp_path):
         simulate.run(
             systems, potential, steps=60, resume=True, seed=[0, 2], **files, **options
         )
+
+
+def test_what_meets_a_condition_ends_with_that_frame(potential, tmp_path):
+    """Each by its own condition, the frame kept, the others going on."""
+    calm, torn, hit = (molecule("H2O") for _ in range(3))
+    momenta = np.zeros((3, 3))
+    momenta[1] = 2.0 * (torn.positions[1] - torn.positions[0])
+    torn.set_momenta(momenta)
+    momenta = np.zeros((3, 3))
+    momenta[1:, 1] = [-1.0, 1.0]  # the hydrogens meet
+    hit.set_momenta(momenta)
+    options = {
+        "steps": 30,
+        "save_every": 1,
+        "max_temperature_K": 1e6,
+        "stop_bond_stretch": 1.6,
+        "stop_distance": 0.6,
+    }
+    files = {"trajectory": tmp_path / "run.extxyz", "checkpoint": tmp_path / "run.npz"}
+    seen = []
+    systems = [calm, torn, hit]
+    found = simulate.run(
+        systems, potential, on_progress=seen.append, **files, **options
+    )
+    assert found[0].stopped is None
+    assert len(found[0].times_fs) == 31
+    assert "the bond of O0 and H1 is" in found[1].stopped
+    assert "H1 and H2 are" in found[2].stopped
+    assert [index for index, _ in seen[-1].stopped] == [1, 2]
+    for one in found[1:]:
+        last = read(one.path)
+        assert last.info["time_fs"] == one.times_fs[-1] == one.atoms.info["time_fs"]
+        np.testing.assert_allclose(last.positions, one.atoms.positions, atol=1e-6)
+        assert len(read(one.path, ":")) == len(one.times_fs) < 31
+        assert f"step {round(one.times_fs[-1] / 0.5)} (" in one.stopped
+    again = simulate.run(systems, potential, resume=True, **files, **options)
+    np.testing.assert_array_equal(again[2].atoms.positions, found[2].atoms.positions)
+
+
+def test_models_and_users_end_a_run(potential):
+    other = untrained_potential(CONFIG, seed=4)
+    options = {"steps": 20, "save_every": 1}
+    water = molecule("H2O")
+    free = simulate.run(water, potential, committee=[other], **options)
+    assert np.isnan(free.familiarity).all()
+    limit = float(np.sort(free.forces_std)[-3])
+    found = simulate.run(
+        water, potential, committee=[other], stop_forces_std=limit, **options
+    )
+    assert f"eV/Å, above stop_forces_std = {limit:g}" in found.stopped
+    first = int(np.argmax(free.forces_std > limit))
+    assert len(found.times_fs) == first + 1
+    late = simulate.run(
+        water,
+        potential,
+        stop_when=lambda atoms: atoms.info["time_fs"] >= 5 and "late enough",
+        **options,
+    )
+    assert late.stopped == "step 10 (5 fs): late enough"
+    with pytest.raises(ValueError, match="pass the others as committee="):
+        simulate.run(water, potential, stop_forces_std=1.0, **options)
+    with pytest.raises(ValueError, match="no record of what it was trained on"):
+        simulate.run(water, potential, stop_familiarity=1.0, **options)

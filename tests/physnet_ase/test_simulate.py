@@ -13,6 +13,7 @@ from ase.io import read
 
 from physnet_ase import simulate, untrained_potential
 from physnet_ase.config import ModelConfig
+from physnet_ase.simulate.analysis import read_frames
 from physnet_ase.simulate.blocks import num_programs
 from physnet_ase.simulate.ensembles import (
     CHAIN_LENGTH,
@@ -49,7 +50,7 @@ def oscillator(
 ):
     """One atom on a spring for each replica: what a step needs, and its start."""
     one, zeros = jnp.ones(count), jnp.zeros(count)
-    links = jnp.zeros((count, CHAIN_LENGTH))
+    links, virial = jnp.zeros((count, CHAIN_LENGTH)), jnp.zeros((count, 3, 3))
     bodies = Bodies(
         owner=jnp.arange(count),
         place=jnp.zeros(count, jnp.int32),
@@ -67,21 +68,22 @@ def oscillator(
         thermostat_time=jnp.float32(20.0 * FEMTOSECOND),
         barostat_time=jnp.float32(1.0),
         pressure=jnp.float32(0.0),
+        compressibility=jnp.float32(1.0),
         keys=jnp.stack([jnp.arange(count), jnp.arange(count) + 7], 1).astype("uint32"),
     )
 
-    def evaluate(positions, log_scale):
+    def evaluate(positions, deformation):
         energy = 0.5 * stiffness * jnp.sum(positions**2, axis=1)
-        return Evaluation(energy, -stiffness * positions, zeros, zeros)
+        return Evaluation(energy, -stiffness * positions, zeros, virial)
 
     positions = jnp.tile(jnp.array([[0.1, 0.0, 0.0]]), (count, 1))
     start = Motion(
         positions=positions,
         momenta=jnp.full((count, 3), momentum),
-        found=evaluate(positions, zeros),
+        found=evaluate(positions, virial),
         chain=Chain(links, links),
         cell_chain=Chain(links, links),
-        log_scale=zeros,
+        deformation=virial,
         scale_velocity=zeros,
         heat=zeros,
     )
@@ -173,7 +175,7 @@ def test_nve_conserves_energy_and_writes_what_the_potential_says(potential, tmp_
     assert result.atoms.get_potential_energy() == result.potential_energies[-1]
 
 
-@pytest.mark.parametrize("suffix", ["extxyz", "traj"])
+@pytest.mark.parametrize("suffix", ["extxyz", "traj", "h5md"])
 def test_restart_is_bit_identical(potential, tmp_path, suffix):
     options = {
         "ensemble": "nvt-langevin",
@@ -201,13 +203,13 @@ def test_restart_is_bit_identical(potential, tmp_path, suffix):
 
     with pytest.raises(Killed):
         simulate.run(atoms, potential, steps=60, on_progress=kill, **files, **options)
-    assert len(read(files["trajectory"], ":")) == 10
+    assert len(read_frames(files["trajectory"])) == 10
     rest = simulate.run(atoms, potential, steps=60, resume=True, **files, **options)
     np.testing.assert_array_equal(rest.times_fs, whole.times_fs)
     np.testing.assert_array_equal(rest.total_energies, whole.total_energies)
     np.testing.assert_array_equal(rest.atoms.positions, whole.atoms.positions)
     np.testing.assert_array_equal(rest.atoms.get_momenta(), whole.atoms.get_momenta())
-    straight, resumed = read(whole.path, ":"), read(rest.path, ":")
+    straight, resumed = read_frames(whole.path), read_frames(rest.path)
     assert [f.info["time_fs"] for f in resumed] == whole.times_fs.tolist()
     for one, two in zip(straight, resumed, strict=True):
         np.testing.assert_array_equal(one.positions, two.positions)
@@ -303,6 +305,92 @@ def test_npt_conserves_its_energy_while_the_box_breathes(potential):
     assert np.ptp(result.conserved_energies) < 1e-4
     direct = potential.evaluate(result.atoms).energy
     assert result.potential_energies[-1] == pytest.approx(direct, abs=1e-4)
+
+
+def test_a_flexible_cell_changes_its_shape_and_conserves_its_energy(potential):
+    atoms = Atoms(cell=[[9.5, 0.3, 0.1], [0.4, 9.6, -0.2], [0.0, 0.7, 9.4]], pbc=True)
+    for index in range(4):
+        part = molecule("H2O")
+        part.translate(4.7 * np.array([index % 2, index // 2, index % 2]))
+        atoms += part
+    result = simulate.run(
+        atoms,
+        potential,
+        ensemble="npt-flexible",
+        pressure_GPa=-0.5,
+        barostat_fs=60,
+        steps=60,
+        save_every=5,
+    )
+    end = result.atoms
+    assert end.get_volume() / atoms.get_volume() > 1.02
+    ratios = end.cell.lengths() / atoms.cell.lengths()
+    assert np.ptp(ratios) > 1e-3
+    assert np.ptp(result.total_energies) > 0.02
+    assert np.ptp(result.conserved_energies) < 2e-3
+    direct = potential.evaluate(end, properties=("energy", "stress"))
+    assert result.potential_energies[-1] == pytest.approx(direct.energy, abs=1e-4)
+    np.testing.assert_allclose(end.calc.results["stress"], direct.stress, atol=1e-5)
+
+
+def test_a_flexible_cell_of_free_atoms_has_the_volumes_of_an_ideal_gas():
+    """p(V) ∝ V^N exp(−P V/kT): mean and variance N + 1 in units of kT/P."""
+    count, size, steps = 400, 4, 1200
+    one, links = jnp.ones(count), jnp.zeros((count, CHAIN_LENGTH))
+    owner = jnp.repeat(jnp.arange(count), size)
+    bodies = Bodies(
+        owner=owner,
+        place=jnp.tile(jnp.arange(size, dtype=jnp.int32), count),
+        masses=jnp.ones(count * size),
+        mobile=jnp.ones(count * size, bool),
+        degrees=(3.0 * size - 3.0) * one,
+        volume=(size + 1.0) * one,
+    )
+    controls = Controls(
+        timestep=jnp.float32(0.02),
+        thermal=one,
+        final_thermal=one,
+        ramp_steps=jnp.float32(1.0),
+        friction=jnp.float32(1.0),
+        thermostat_time=jnp.float32(0.2),
+        barostat_time=jnp.float32(0.5),
+        pressure=jnp.float32(1.0),
+        compressibility=jnp.float32(1.0),
+        keys=jnp.stack([jnp.arange(count), jnp.arange(count) + 7], 1).astype("uint32"),
+    )
+    nothing = Evaluation(
+        0.0 * one,
+        jnp.zeros((count * size, 3)),
+        jnp.zeros(count * size),
+        jnp.zeros((count, 3, 3)),
+    )
+    momenta = jax.random.normal(jax.random.key(0), (count, size, 3))
+    momenta = (momenta - momenta.mean(axis=1, keepdims=True)).reshape(-1, 3)
+    start = Motion(
+        positions=jnp.zeros_like(momenta),
+        momenta=momenta,
+        found=nothing,
+        chain=Chain(links, links),
+        cell_chain=Chain(links, links),
+        deformation=jnp.tile(jnp.eye(3), (count, 1, 1)),
+        scale_velocity=0.0 * one,
+        heat=0.0 * one,
+    )
+
+    def step(motion, index):
+        motion = take_step(
+            "npt-flexible", lambda *_: nothing, bodies, controls, motion, index
+        )
+        return motion, motion.deformation
+
+    cells = np.asarray(
+        jax.jit(lambda: jax.lax.scan(step, start, jnp.arange(steps))[1])()
+    )
+    volumes = (size + 1.0) * np.linalg.det(cells[steps // 4 :])
+    assert volumes.mean() == pytest.approx(size + 1.0, rel=0.02)
+    assert volumes.var() == pytest.approx(size + 1.0, rel=0.1)
+    lengths = np.linalg.norm(cells, axis=-1).mean(axis=(0, 1))
+    np.testing.assert_allclose(lengths, lengths.mean(), rtol=0.02)  # no axis is special
 
 
 def test_langevin_keeps_the_temperature_of_free_atoms(potential):
