@@ -27,7 +27,7 @@ REACH = 4.5
 """Å up to which surroundings are compared."""
 _CENTRES = np.linspace(0.8, 4.0, 9)
 _WIDTH = 0.4
-_PROTOTYPES = 160
+_PROTOTYPES = 600
 """Surroundings kept for each element, as different from each other as possible."""
 _CANDIDATES = 6_000
 _QUANTILE = 0.99
