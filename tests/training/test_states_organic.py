@@ -51,6 +51,24 @@ def test_chosen_molecules_of_the_list_come_first(molecules):
         make_plan(molecules, ["CCO"])
 
 
+def test_gaps_are_energies_of_three_states_in_the_order_of_the_list():
+    plan = script("label_organic").gap_plan(["CCO", "C", "CCO"])
+    assert [chain.structure.name for chain in plan.chains] == ["CCO", "C"]
+    states = [(s.charge, s.multiplicity) for s in plan.chains[0].states]
+    assert states == [(0, 1), (1, 2), (0, 3)]
+    assert plan.settings()["method"]["forces"] is False
+
+
+def test_what_is_common_and_not_yet_labelled_is_chosen_first():
+    choose = script("choose").choose
+    listed = ["CO", "CCO", "CCCO", "C#N", "CF", "C[NH3+]"]
+    everything = {1, 6, 7, 8, 9}
+    assert choose(listed, {"CO"}, 9, 3, {1, 6, 7, 8})[0] == "CCO"  # of few atoms
+    found = choose(listed, set(), 9, 3, everything)
+    assert sorted(found) == ["C#N", "CCO", "CF", "CO"]  # no ion, none too large
+    assert len(choose(listed, set(), 2, 4, everything)) == 2
+
+
 def test_small_molecules_of_h_c_n_o_come_first_with_all_states(plan):
     names = [chain.structure.name for chain in plan.chains]
     molecules = dict.fromkeys(n for n in names if n in ("CCCCO", "CF", "CO", "CC"))
