@@ -210,7 +210,7 @@ def _chunked(shape: Shape, params: Params, graph: Graph) -> EvaluateFn:
     pairs = {
         name: getattr(graph, name)[: len(getattr(graph, name)) // lots]
         for name in graph._fields
-        if name != "labels"
+        if getattr(graph, name) is not None
     }
     first = graph._replace(**pairs)
 
