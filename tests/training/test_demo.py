@@ -51,6 +51,12 @@ def test_relaxation_reports_bonds_and_writes_structures(
     assert "H2O cation: E = -20" in console.export_text()
 
 
+def test_the_shipped_model_says_what_it_does_not_know() -> None:
+    console = Console(record=True, width=300)
+    assert demo.ask_unfamiliar(console)["score"] > 1.0
+    assert "C2F4 in states-organic: the surroundings of" in console.export_text()
+
+
 def test_gap_rows_hold_model_label_and_adiabatic_value(
     ladders: list[Ladder], potential: Potential, monkeypatch: pytest.MonkeyPatch
 ) -> None:

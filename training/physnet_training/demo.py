@@ -2,7 +2,7 @@
 
 Convert the data that ships, train, then use the model: relax a molecule in two states,
 compare vertical and adiabatic gaps with their DFT labels and with the pretrained model,
-and run molecular dynamics.
+ask it of a molecule that it has not seen, and run molecular dynamics.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
+from ase.build import molecule as molecule_of
 from rich.console import Console
 
 from physnet_ase.calculator import PhysNetCalculator
@@ -37,6 +38,9 @@ from physnet_training.train.split import SPLIT_FILE, Split
 from physnet_training.train.trainer import prepare
 
 PRETRAINED = "states-dft-small"
+ORGANIC = "states-organic"
+UNFAMILIAR = "C2F4"
+"""A molecule, named as ASE does, that the shipped organic model has not seen."""
 RECIPE = Path(__file__).parents[1] / "recipes" / "demo.toml"
 RELAXED = "H2CO"
 STATES = {"neutral": ElectronicState(0, 1), "cation": ElectronicState(1, 2)}
@@ -145,6 +149,15 @@ def print_relaxation(relaxed: dict[str, Any], console: Console) -> None:
         )
 
 
+def ask_unfamiliar(console: Console) -> dict[str, Any]:
+    """What the shipped model says of a molecule unlike those of its training."""
+    atoms = molecule_of(UNFAMILIAR)
+    atoms.set_initial_magnetic_moments(None)
+    verdict = load_potential(ORGANIC).familiarity(atoms)
+    console.print(f"{UNFAMILIAR} in {ORGANIC}: {verdict.message or 'familiar'}")
+    return {"molecule": UNFAMILIAR, "score": verdict.score, "message": verdict.message}
+
+
 def run(out: Path, steps: int | None, console: Console) -> dict[str, Any]:
     """Run every stage; return the report that goes to ``report.json``."""
     started = time.monotonic()
@@ -168,6 +181,8 @@ def run(out: Path, steps: int | None, console: Console) -> dict[str, Any]:
     console.print(gap_table(rows))
     comparison = compare(ladders, split, potential, other)
     console.print(summary_table(comparison))
+    console.rule("A molecule that the shipped model has not seen")
+    unfamiliar = ask_unfamiliar(console)
     console.rule("Dynamics")
     dynamics = run_dynamics(molecule.atoms(), potential, out)
     for name in STATES:
@@ -182,6 +197,7 @@ def run(out: Path, steps: int | None, console: Console) -> dict[str, Any]:
         "relaxation": relaxed,
         "gaps": rows,
         "gap_errors": comparison,
+        "unfamiliar": unfamiliar,
         "dynamics": dynamics,
         "seconds": round(time.monotonic() - started, 1),
     }
