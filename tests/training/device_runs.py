@@ -30,7 +30,7 @@ RECIPE = {
     "optimizer": {
         "steps": 50,
         "batch_size": 16,
-        "validate_every": 25,
+        "validate_every": 50,
         "warmup_steps": 5,
     },
 }

@@ -86,7 +86,7 @@ def test_two_processes_take_the_steps_of_one(
     assert first["devices"] == "2 devices of 2 processes"
     assert first["losses"] == second["losses"]
     check_same(first, runs["one"])
-    assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 2
+    assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 1
 
 
 def test_batch_that_cannot_be_divided_is_refused(
