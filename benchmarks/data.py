@@ -139,6 +139,7 @@ def training(path: Path, steps: int = 30) -> Report:
 
     import jax
     from physnet_training.loading.prefetch import Feed
+    from physnet_training.train.devices import Devices
     from physnet_training.train.recipe import Recipe
     from physnet_training.train.split import Split
     from physnet_training.train.trainer import Trainer
@@ -147,9 +148,10 @@ def training(path: Path, steps: int = 30) -> Report:
     rows = np.arange(min(len(dataset), 1_000_000))
     with tempfile.TemporaryDirectory() as out:
         split = Split(rows[BATCH:], rows[:BATCH], rows[:0])
-        trainer = Trainer(Recipe(), dataset, Path(out), split)
+        trainer = Trainer(Recipe(), dataset, Path(out), split, Devices(1))
 
-    def prepare(graph: Any) -> Any:
+    def prepare(graphs: Any) -> Any:
+        [graph] = graphs
         return jax.device_put(without_references(graph, trainer.references))
 
     seen, waited, total, counted = set(), 0.0, 0.0, 0
@@ -169,7 +171,7 @@ def training(path: Path, steps: int = 30) -> Report:
     loader = trainer.loader
     started = time.perf_counter()
     for _, graph in zip(range(50), loader.graphs(10.0), strict=False):
-        jax.block_until_ready(prepare(graph))
+        jax.block_until_ready(prepare([graph]))
     alone = (time.perf_counter() - started) / 50
     return {
         "steps": counted,

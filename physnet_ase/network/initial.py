@@ -22,13 +22,13 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Shapes of all weights of a configuration, by path; nothing is computed."""
 
     def whole(*shape: int) -> Any:
-        return jax.ShapeDtypeStruct(shape, jnp.int32)  # type: ignore[no-untyped-call]
+        return jax.ShapeDtypeStruct(shape, jnp.int32)
 
     def real(*shape: int) -> Any:
-        return jax.ShapeDtypeStruct(shape, jnp.float32)  # type: ignore[no-untyped-call]
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
 
     def flag(*shape: int) -> Any:
-        return jax.ShapeDtypeStruct(shape, jnp.bool_)  # type: ignore[no-untyped-call]
+        return jax.ShapeDtypeStruct(shape, jnp.bool_)
 
     graph = Graph(
         atomic_numbers=whole(2),

@@ -22,7 +22,7 @@ def take(feed, count):
 
 
 def test_batches_are_those_of_the_loader_over_epochs(folder):
-    with Feed(make(folder), None, lambda graph: graph) as feed:
+    with Feed(make(folder), None, lambda graphs: graphs[0]) as feed:
         batches = take(feed, 12)
     expected = make(folder)
     graphs = [graph for _ in range(3) for graph in expected.graphs()]
@@ -35,15 +35,15 @@ def test_batches_are_those_of_the_loader_over_epochs(folder):
 @pytest.mark.parametrize("taken", [0, 1, 4, 5, 7])
 def test_position_continues_behind_what_was_taken(folder, taken):
     loader = make(folder)
-    with Feed(loader, None, lambda graph: graph.positions) as feed:
+    with Feed(loader, None, lambda graphs: graphs[0].positions) as feed:
         take(feed, taken)
         position = feed.position
     assert loader.state() == position  # although the thread had read further
     again = make(folder)
     again.restore(position)
-    with Feed(again, None, lambda graph: graph.positions) as feed:
+    with Feed(again, None, lambda graphs: graphs[0].positions) as feed:
         rest = take(feed, 6)
-    with Feed(make(folder), None, lambda graph: graph.positions) as feed:
+    with Feed(make(folder), None, lambda graphs: graphs[0].positions) as feed:
         straight = take(feed, taken + 6)
     for batch, expected in zip(rest, straight[taken:], strict=True):
         np.testing.assert_array_equal(batch.graph, expected.graph)
@@ -73,7 +73,7 @@ def test_error_of_the_data_reaches_the_training(make_molecules, make_dataset):
     molecules["values"]["spin_multiplicity"] = np.array([1.0, np.nan, 1.0])
     loader = PackedMemmapLoader(make_dataset(molecules=molecules), 2)
     with (
-        Feed(loader, None, lambda graph: graph) as feed,
+        Feed(loader, None, lambda graphs: graphs[0]) as feed,
         pytest.raises(ValueError, match="no spin multiplicity for molecule 1"),
     ):
         take(feed, 2)

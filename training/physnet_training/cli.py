@@ -56,6 +56,50 @@ Tensorboard = Annotated[
 ]
 
 
+NumDevices = Annotated[
+    int | None,
+    typer.Option(
+        "--devices",
+        min=1,
+        help="How many compute, of those of each process; default: all.",
+    ),
+]
+Distributed = Annotated[
+    bool,
+    typer.Option(
+        "--distributed",
+        help="Train together with the processes that Slurm, MPI or Kubernetes started "
+        "beside this one.",
+    ),
+]
+Coordinator = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="Where process 0 of several listens, which were started by hand; with "
+        "the next two.",
+    ),
+]
+NumProcesses = Annotated[int | None, typer.Option(min=1, help="How many there are.")]
+ProcessId = Annotated[
+    int | None, typer.Option(min=0, help="Which one this is, from 0.")
+]
+
+
+def _devices(
+    most: int | None,
+    distributed: bool,
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+) -> Any:
+    """What computes; before anything else that needs JAX."""
+    from physnet_training.train.devices import Devices, join
+
+    join(distributed, coordinator, num_processes, process_id)
+    return Devices(most)
+
+
 def _show_defaults(wanted: bool) -> None:
     if wanted:
         from physnet_training.train.recipe import Recipe, commented
@@ -73,6 +117,11 @@ def train(
     steps: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
     settings: Settings = None,
     tensorboard: Tensorboard = False,
+    devices: NumDevices = None,
+    distributed: Distributed = False,
+    coordinator: Coordinator = None,
+    num_processes: NumProcesses = None,
+    process_id: ProcessId = None,
     assume_multiplicity: AssumeMultiplicity = None,
     show_defaults: Annotated[
         bool,
@@ -89,6 +138,7 @@ def train(
     from physnet_training.train.run import open_data, with_overrides
     from physnet_training.train.trainer import check_new, exclusive, prepare
 
+    computing = _devices(devices, distributed, coordinator, num_processes, process_id)
     chosen = with_overrides(
         load_recipe(recipe, settings or ()),
         data=data or (),
@@ -96,9 +146,9 @@ def train(
         assume_multiplicity=check_lowest(assume_multiplicity),
     )
     check_new(out)
-    with exclusive(out):
+    with exclusive(out, computing):
         dataset = open_data(chosen, out)
-        _finish(prepare(chosen, dataset, out), tensorboard)
+        _finish(prepare(chosen, dataset, out, devices=computing), tensorboard)
 
 
 @app.command()
@@ -117,6 +167,11 @@ def finetune(
     ] = None,
     settings: Settings = None,
     tensorboard: Tensorboard = False,
+    devices: NumDevices = None,
+    distributed: Distributed = False,
+    coordinator: Coordinator = None,
+    num_processes: NumProcesses = None,
+    process_id: ProcessId = None,
     assume_multiplicity: AssumeMultiplicity = None,
 ) -> None:
     """Teach a trained model new data: its weights, their references, a low rate."""
@@ -126,9 +181,10 @@ def finetune(
     from physnet_training.train.suggest import finetune_content
     from physnet_training.train.trainer import check_new, exclusive, prepare
 
+    computing = _devices(devices, distributed, coordinator, num_processes, process_id)
     check_new(out)
     lowest = check_lowest(assume_multiplicity)
-    with exclusive(out):
+    with exclusive(out, computing):
         packed = open_sources([dataset], out / "dataset", lowest)
         content = finetune_content(model, packed, freeze)
         content = with_architecture(with_settings(content, settings or ()), Path())
@@ -138,7 +194,7 @@ def finetune(
             steps=steps,
             assume_multiplicity=lowest,
         )
-        _finish(prepare(chosen, packed, out), tensorboard)
+        _finish(prepare(chosen, packed, out, devices=computing), tensorboard)
 
 
 @app.command()
@@ -184,15 +240,22 @@ def resume(
         Path | None, typer.Option(help="Where the packed dataset was moved to.")
     ] = None,
     tensorboard: Tensorboard = False,
+    devices: NumDevices = None,
+    distributed: Distributed = False,
+    coordinator: Coordinator = None,
+    num_processes: NumProcesses = None,
+    process_id: ProcessId = None,
 ) -> None:
     """Continue an interrupted run exactly where its last stored state was."""
     from physnet_training.train.trainer import exclusive, reopen
 
     if not run.is_dir():
         raise FileNotFoundError(f"{run} is no folder; name the folder of a run")
-    with exclusive(run):
-        trainer = reopen(run, steps=steps, data=data)
-        typer.echo(f"resuming {run} at step {int(trainer.state.step)}")
+    computing = _devices(devices, distributed, coordinator, num_processes, process_id)
+    with exclusive(run, computing):
+        trainer = reopen(run, steps=steps, data=data, devices=computing)
+        if computing.writes:
+            typer.echo(f"resuming {run} at step {int(trainer.state.step)}")
         _finish(trainer, tensorboard)
 
 
@@ -203,14 +266,15 @@ def _finish(trainer: Any, tensorboard: bool) -> None:
     from physnet_training.train.events import Events
     from physnet_training.train.run import finish
 
-    console = Console()
+    devices = trainer.devices
+    console = Console(quiet=not devices.writes)
     split, out = trainer.split, trainer.out
     console.print(
         f"{len(split.train)} molecules to train, {len(split.validation)} to validate, "
-        f"{len(split.test)} to test; {trainer.state.weights.size} weights"
+        f"{len(split.test)} to test; {trainer.state.weights.size} weights; {devices}"
     )
     with ExitStack() as stack:
-        if tensorboard:
+        if tensorboard and devices.writes:
             first = int(trainer.state.step) + 1
             events = stack.enter_context(Events(out / "tensorboard", first))
             trainer.on_history = events.write

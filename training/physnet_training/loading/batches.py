@@ -206,7 +206,7 @@ class GraphBatches:
     Args:
         dataset: Where the molecules are.
         indices: The loader's molecules.
-        slots: Molecules per graph.
+        slots: Molecules per graph; a batch may come as several graphs.
         cutoff: Pairs closer than this (Å); None: all pairs inside a molecule.
         processes: With more than one process the shapes must agree without looking at
             the others' positions, so capacities are those without a cutoff.
@@ -251,12 +251,12 @@ class GraphBatches:
         if self._estimated:
             self._sample(indices)
 
-    def fit_shapes(self, sizes: Array, batches: list[Array]) -> None:
+    def fit_shapes(self, sizes: Array, batches: list[list[Array]]) -> None:
         """Choose the static shapes.
 
         Args:
             sizes: Number of atoms of every molecule of the loader.
-            batches: Sizes of the molecules of some batches of this process.
+            batches: Sizes of the molecules of each graph of some batches.
         """
         top = min(self.slots, len(sizes))
         largest = np.partition(sizes, -top)[-top:].astype(np.int64)
@@ -272,7 +272,10 @@ class GraphBatches:
         if self._periodic and self.processes > 1:
             self.shapes = [worst]  # a choice would need the others' positions
             return
-        needs = np.array([self.need(batch)[1:4] for batch in batches], np.float64)
+        needs = np.array(
+            [_largest([self.need(s) for s in shares])[1:4] for shares in batches],
+            np.float64,
+        )
         margin = _PAIR_MARGIN if self._estimated else 1.0
         self.shapes = choose_shapes(needs, worst, pair_margin=margin)
 
@@ -289,60 +292,74 @@ class GraphBatches:
 
     def build(
         self,
-        molecules: Molecules,
+        shares: list[Molecules],
         weights: Array | None,
         others: list[Array] | None = None,
-    ) -> Graph:
-        """The padded graph of some molecules.
+    ) -> list[Graph]:
+        """The padded graphs of the shares of a batch, all of one shape.
 
         Args:
-            molecules: At most ``slots``, with ``names``.
+            shares: At most ``slots`` molecules each, with ``names``.
             weights: [molecules of the dataset] weights in the loss; None: 1 for each.
-            others: Sizes of the molecules of every process, where there are several:
-                all of them must come to the same shape.
+            others: Sizes of the molecules of every share of every process, where there
+                are several: all of them must come to the same shape.
         """
         if self._periodic and self.cutoff is not None:
-            molecules = without_vacuum(molecules, self.cutoff)
-        pairs = find_pairs(molecules, self.cutoff)
-        need = needed_capacity(molecules, pairs)._replace(molecules=self.slots)
-        needs = [need]
+            shares = [without_vacuum(share, self.cutoff) for share in shares]
+        pairs = [find_pairs(share, self.cutoff) for share in shares]
+        own = [
+            needed_capacity(*each)._replace(molecules=self.slots)
+            for each in zip(shares, pairs, strict=True)
+        ]
+        needs = own
         if others is not None:
             needs = [self.need(sizes) for sizes in others]
             if self.cutoff is not None:
                 # Fewer pairs are real, so that padded ones may need a padded atom.
                 needs = [n._replace(atoms=n.atoms + 1) for n in needs]
+        shape = self._shape(own, needs)
+        return [
+            build_graph(
+                share,
+                its_pairs,
+                shape,
+                labels=self._labels,
+                weight=self._weight(share, weights),
+            )
+            for share, its_pairs in zip(shares, pairs, strict=True)
+        ]
+
+    def _weight(self, molecules: Molecules, weights: Array | None) -> Array:
+        """[molecules] weights in the loss."""
         weight = np.ones(len(molecules)) if weights is None else weights[molecules.rows]
         if "weight" in molecules.values:
             own = molecules.values["weight"]
             weight = weight * np.where(np.isnan(own), 1.0, own)
-        return build_graph(
-            molecules,
-            pairs,
-            self._shape(need, needs),
-            labels=self._labels,
-            weight=weight.astype(np.float32),
-        )
+        return weight.astype(np.float32)
 
-    def _shape(self, need: Capacity, needs: list[Capacity]) -> Capacity:
-        """The first shape for all ``needs``; where only estimates agree, the largest.
+    def _shape(self, own: list[Capacity], needs: list[Capacity]) -> Capacity:
+        """The first shape for all ``needs``, which all processes know alike.
 
         Raises:
-            ValueError: With several processes, the batch exceeds the largest shape.
+            ValueError: With several processes, the batch exceeds the largest shape, and
+                the others cannot know.
         """
+        if self.processes > 1 and self._periodic:
+            [shape] = self.shapes
+            if all(shape.holds(each) for each in own):
+                return shape
+            raise ValueError(
+                f"{self.dataset.path}: a batch needs {_largest(own)}, the largest "
+                f"shape is {shape}, and other processes cannot know; use a "
+                "smaller batch or one process"
+            )
         for shape in self.shapes:
             if all(shape.holds(each) for each in needs):
                 return shape
-        if self.processes > 1 and self.shapes[-1].holds(need):
-            return self.shapes[-1]
+        need = _largest(needs)
         atoms, pairs, long = (int(np.ceil(1.2 * n)) + 1 for n in need[1:4])
         waves = max(need.k_vectors, self._waves)
         grown = Capacity(self.slots, atoms, pairs, long, waves)
-        if self.processes > 1:
-            raise ValueError(
-                f"{self.dataset.path}: a batch needs {need}, the largest shape is "
-                f"{self.shapes[-1]}, and other processes cannot know; use a smaller "
-                "batch or one process"
-            )
         logger.warning("no shape of %s holds %s: adding %s", self.shapes, need, grown)
         self.shapes.append(grown)
         return grown
@@ -373,6 +390,11 @@ class GraphBatches:
         self._sample_neighbors = np.array(
             [near[found.n_atoms == size].mean() for size in self._sample_sizes]
         )
+
+
+def _largest(needs: list[Capacity]) -> Capacity:
+    """What holds each of them."""
+    return Capacity(*(max(sizes) for sizes in zip(*needs, strict=True)))
 
 
 def _check_weights(dataset: PackedDataset, molecules: Array) -> None:

@@ -262,7 +262,8 @@ class PackedMemmapLoader:
             process_index=self.process_index,
         )
         self._cutoff: float | None = None
-        self._builders: dict[float | None, GraphBatches] = {}
+        self._count = 1  # graphs per batch
+        self._builders: dict[tuple[float | None, int], GraphBatches] = {}
         self._widths: Array | None = None
         self._padding = PaddingCount()
 
@@ -279,7 +280,7 @@ class PackedMemmapLoader:
     @property
     def shapes(self) -> list[Capacity]:
         """Static shapes of the graphs, for the cutoff of the latest ``graphs`` call."""
-        return list(self._builder(self._cutoff).shapes)
+        return list(self._builder(self._cutoff, self._count).shapes)
 
     def padding(self) -> Padding:
         """Padding and shapes of the batches that this loader has yielded so far."""
@@ -333,6 +334,10 @@ class PackedMemmapLoader:
         """
         return self._walk.molecules(epoch, index)
 
+    def all_molecules(self, epoch: int, index: int) -> Array:
+        """Dataset indices of batch ``index`` of an epoch, all processes together."""
+        return self.indices[self._sampler.whole(epoch, index)]
+
     def batches(
         self, num_atoms: int | None = None, physnet_format: bool = True
     ) -> Iterator[dict[str, Array]]:
@@ -373,27 +378,61 @@ class PackedMemmapLoader:
             ValueError: Periodic molecules without a cutoff, or molecules without a
                 stored multiplicity.
         """
-        builder = self._builder(cutoff)  # complains here, not at the first batch
-        self._cutoff = cutoff
-        return self._walk_graphs(builder)
+        return (graph for [graph] in self.shares(cutoff, 1))
 
-    def graph_of(self, molecules: Molecules, cutoff: float | None) -> Graph:
-        """The padded graph of molecules from elsewhere, in this loader's shapes.
+    def shares(self, cutoff: float | None, count: int) -> Iterator[list[Graph]]:
+        """As ``graphs``, each batch divided evenly among devices of this process.
 
         Args:
-            molecules: At most ``batch_size``, with whole states.
             cutoff: As for ``graphs``.
-        """
-        return self._builder(cutoff).build(molecules, None)
+            count: Graphs per batch; those of a batch have one shape.
 
-    def _walk_graphs(self, builder: GraphBatches) -> Iterator[Graph]:
-        several = self.process_count > 1
+        Raises:
+            ValueError: ``batch_size`` is no multiple of ``count``.
+        """
+        if self.batch_size % count:
+            raise ValueError(
+                f"batch_size {self.batch_size} must be a multiple of the {count} shares"
+            )
+        builder = self._builder(cutoff, count)  # complains here, not at the first batch
+        self._cutoff, self._count = cutoff, count
+        return self._walk_shares(builder, count)
+
+    def shares_of(
+        self, molecules: Molecules, cutoff: float | None, count: int
+    ) -> list[Graph]:
+        """Padded graphs of molecules from elsewhere, in this loader's shapes.
+
+        Args:
+            molecules: At most ``batch_size`` for each process, with whole states; the
+                same in all processes.
+            cutoff: As for ``graphs``.
+            count: As for ``shares``.
+        """
+        processes = self.process_count
+        whole = np.arange(len(molecules))
+        shares = [whole[p::processes] for p in range(processes)]
+        mine = [molecules.take(s) for s in _divided(shares[self.process_index], count)]
+        builder = self._builder(cutoff, count)
+        return builder.build(mine, None, self._sizes_of(shares, count, molecules))
+
+    def _sizes_of(
+        self, shares: list[Array], count: int, molecules: Molecules | None = None
+    ) -> list[Array] | None:
+        """Sizes of the molecules of all graphs of a batch, of several processes."""
+        if self.process_count == 1:
+            return None
+        sizes = self._sizes if molecules is None else molecules.n_atoms
+        return [sizes[own] for share in shares for own in _divided(share, count)]
+
+    def _walk_shares(self, builder: GraphBatches, count: int) -> Iterator[list[Graph]]:
         for step in self._walk.steps(builder.names, whole_states=True):
-            sizes = [self._sizes[share] for share in step.shares] if several else None
-            chosen = step.molecules.take(step.places)
-            graph = builder.build(chosen, self.weights, sizes)
-            self._padding.add_graph(graph)
-            yield graph
+            chosen = [step.molecules.take(own) for own in _divided(step.places, count)]
+            sizes = self._sizes_of(step.shares, count)
+            graphs = builder.build(chosen, self.weights, sizes)
+            for graph in graphs:
+                self._padding.add_graph(graph)
+            yield graphs
 
     def _walk_batches(
         self, num_atoms: int | None, physnet_format: bool
@@ -427,22 +466,33 @@ class PackedMemmapLoader:
             self._widths = choose_widths(np.array(largest), int(self._sizes.max()))
         return self._widths
 
-    def _builder(self, cutoff: float | None) -> GraphBatches:
-        if cutoff not in self._builders:
+    def _builder(self, cutoff: float | None, count: int) -> GraphBatches:
+        if (cutoff, count) not in self._builders:
             builder = GraphBatches(
                 self.dataset,
                 self.indices,
-                self.batch_size,
+                self.batch_size // count,
                 cutoff=cutoff,
                 processes=self.process_count,
             )
             # No shape for the one short batch: it is not worth its compilation.
             some = self._sampler.spread(_FIT_BATCHES)
-            builder.fit_shapes(
-                self._sizes, [self._sizes[self._sampler.shares(0, i)[0]] for i in some]
-            )
-            self._builders[cutoff] = builder
-        return self._builders[cutoff]
+            batches = [
+                [
+                    self._sizes[own]
+                    for share in self._sampler.shares(0, index)
+                    for own in _divided(share, count)
+                ]
+                for index in some
+            ]
+            builder.fit_shapes(self._sizes, batches)
+            self._builders[cutoff, count] = builder
+        return self._builders[cutoff, count]
+
+
+def _divided(places: Array, count: int) -> list[Array]:
+    """Places of a batch for each of several devices, alike in number and sizes."""
+    return [places[device::count] for device in range(count)]
 
 
 def split_loader(

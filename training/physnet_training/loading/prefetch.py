@@ -5,6 +5,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -132,7 +133,7 @@ def _produce(
 class Batch(NamedTuple):
     """A batch and where it stands in the order."""
 
-    graph: Any  # what the transform made of the graph
+    graph: Any  # what the transform made of the graphs
     epoch: int
     number: int  # of the batch in its epoch
     after: dict[str, Any]  # the loader's state that continues behind it
@@ -147,10 +148,11 @@ class Feed:
     Args:
         loader: Nobody else may use it meanwhile, but for looking up molecules.
         cutoff: Of the graphs, in Å.
-        transform: Applied to each graph in the thread.
-        extra: Gives the graph of a batch that does not come from the loader, or None,
+        transform: Applied in the thread to the graphs of each batch.
+        extra: Gives the graphs of a batch that does not come from the loader, or None,
             from the batch's number.
         first: Number of the first batch.
+        shares: Graphs per batch, see ``PackedMemmapLoader.shares``.
 
     Attributes:
         position: Loader state behind the batches handed out so far.
@@ -162,10 +164,11 @@ class Feed:
         self,
         loader: PackedMemmapLoader,
         cutoff: float | None,
-        transform: Callable[[Graph], Any],
+        transform: Callable[[list[Graph]], Any],
         *,
-        extra: Callable[[int], Graph | None] = lambda number: None,
+        extra: Callable[[int], list[Graph] | None] = lambda number: None,
         first: int = 0,
+        shares: int = 1,
     ) -> None:
         self.position = loader.state()
         self.waited = 0.0
@@ -175,7 +178,7 @@ class Feed:
         def finish(batch: Batch) -> Batch:
             return batch._replace(graph=transform(batch.graph))
 
-        batches = _endless(loader, cutoff, extra, first)
+        batches = _endless(loader, partial(loader.shares, cutoff, shares), extra, first)
         self._batches = Prefetched(batches, finish)
 
     def __enter__(self) -> "Feed":
@@ -207,17 +210,17 @@ class Feed:
 
 def _endless(
     loader: PackedMemmapLoader,
-    cutoff: float | None,
-    extra: Callable[[int], Graph | None],
+    epoch: Callable[[], Iterator[list[Graph]]],
+    extra: Callable[[int], list[Graph] | None],
     number: int,
 ) -> Iterator[Batch]:
     while True:
         before = loader.state()
-        for graph in loader.graphs(cutoff):
+        for graphs in epoch():
             after = loader.state()
             while (other := extra(number)) is not None:
                 yield Batch(other, before["epoch"], before["index"], before)
                 number += 1
-            yield Batch(graph, before["epoch"], before["index"], after)
+            yield Batch(graphs, before["epoch"], before["index"], after)
             number += 1
             before = after

@@ -1,6 +1,6 @@
 """The masked loss: missing labels (NaN) and padding contribute exactly nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -25,11 +25,20 @@ def masked_mean(
     label: Float[Array, " n *c"],
     weight: Float[Array, " n"],
     config: LossConfig,
+    total: Callable[[Array], Array] = lambda own: own,
 ) -> Float[Array, ""]:
     """Weighted mean penalty over the rows whose label is there.
 
     A row counts when all its components are finite and its weight is positive. The
     mask acts before the difference, so gradients stay finite.
+
+    Args:
+        prediction: What the model says.
+        label: What it should say, NaN where that is not known.
+        weight: Of each row.
+        config: Shape of the penalty.
+        total: Where the rows are a share of a batch: the sum of a number over all
+            shares. The means of the shares then add up to that of the batch.
     """
     rows = label.reshape(label.shape[0], -1)
     predicted = prediction.reshape(rows.shape)
@@ -37,8 +46,8 @@ def masked_mean(
     error = jnp.where(present[:, None], predicted - rows, 0.0)
     error = jnp.where(present[:, None], error, 0.0)
     weight = jnp.where(present, weight, 0.0)
-    total = jnp.sum(weight[:, None] * penalty(error, config)) / rows.shape[1]
-    return total / jnp.maximum(jnp.sum(weight), 1e-12)
+    penalties = jnp.sum(weight[:, None] * penalty(error, config)) / rows.shape[1]
+    return penalties / jnp.maximum(total(jnp.sum(weight)), 1e-12)
 
 
 def loss_terms(
@@ -46,6 +55,7 @@ def loss_terms(
     predicted: Mapping[str, Array],
     nonhierarchicality: Float[Array, " atoms"],
     graph: Graph,
+    total: Callable[[Array], Array] = lambda own: own,
 ) -> dict[str, Float[Array, ""]]:
     """Unweighted loss of each predicted label, and PhysNet's penalty.
 
@@ -56,6 +66,7 @@ def loss_terms(
         predicted: Name of a quantity -> array, as ``energy.predicted_labels`` has it.
         nonhierarchicality: The network's penalty on growing block outputs.
         graph: With labels of the same names.
+        total: As for :func:`masked_mean`.
     """
     labels = graph.labels
     if labels is None:
@@ -68,10 +79,11 @@ def loss_terms(
             labels.values[name],
             per_atom if QUANTITIES[name].per_atom else per_molecule,
             config,
+            total,
         )
         for name, prediction in predicted.items()
     }
-    penalties, atoms = jnp.sum(nonhierarchicality), jnp.sum(graph.atom_mask)
+    penalties, atoms = jnp.sum(nonhierarchicality), total(jnp.sum(graph.atom_mask))
     return parts | {"nonhierarchicality": penalties / jnp.maximum(atoms, 1)}
 
 

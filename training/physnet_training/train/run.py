@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from physnet_ase.potential import load_potential
 from physnet_training.conversion.report import source_sha256
 from physnet_training.convert import convert
@@ -49,6 +51,11 @@ def open_sources(
     if len(sources) == 1 and sources[0].is_dir() and not is_deepmd(sources[0]):
         return PackedDataset.open(sources[0], assume_multiplicity=assume_multiplicity)
     if not target.exists():
+        if jax.process_count() > 1:
+            raise ValueError(
+                "several processes train one packed dataset: make it before, with "
+                f"physnet-train convert {' '.join(map(str, sources))} DATASET"
+            )
         convert(list(sources), target, assume_multiplicity=assume_multiplicity)
     dataset = PackedDataset.open(target, assume_multiplicity=assume_multiplicity)
     _check_origin(dataset, sources)
@@ -118,6 +125,7 @@ def finish(
         seconds.
     """
     out = trainer.out
+    writes = trainer.devices.writes
     potential = load_potential(trainer.run(on_progress))
     loader = PackedMemmapLoader(trainer.dataset, EVALUATION_BATCH, bucket_size=1)
     report: dict[str, Any] = {
@@ -133,7 +141,10 @@ def finish(
             predictions = evaluate_potential(potential, part)
             report[name] = predictions.errors()
             report[f"{name}_worst"] = predictions.worst.rows()
-            plot_parity(predictions, out / f"parity_{name}.png")
-    plot_history(out / "history.jsonl", out / "learning_curve.png")
-    (out / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
+            if writes:
+                plot_parity(predictions, out / f"parity_{name}.png")
+    if writes:
+        plot_history(out / "history.jsonl", out / "learning_curve.png")
+        (out / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
+    trainer.devices.wait("the report is written")
     return report

@@ -12,11 +12,13 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 from jax.flatten_util import ravel_pytree
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from physnet_ase.energy import PROGRAMS, Params, predicted_labels, program_for
 from physnet_ase.graph import Graph
 from physnet_ase.quantities import trained
+from physnet_training.train.devices import SHARES, Devices
 from physnet_training.train.loss import loss_terms, total_loss
 from physnet_training.train.recipe import OptimizerConfig, Recipe
 from physnet_training.train.start import outputs_only
@@ -109,13 +111,17 @@ def late_weight(recipe: Recipe, count: Int[Array, ""]) -> Float[Array, ""]:
     return jnp.where(count >= recipe.optimizer.late_start, more, 0.0)
 
 
-def build(recipe: Recipe, params: Params, labels: Sequence[str]) -> Trainable:
+def build(
+    recipe: Recipe, params: Params, labels: Sequence[str], devices: Devices
+) -> Trainable:
     """Compile-ready step and prediction for initial parameters ``params``.
 
     Args:
         recipe: Loss, optimiser and model.
         params: Initial weights.
         labels: What is trained, see :func:`trained_labels`.
+        devices: Among which the step divides its molecules; predictions are made by
+            the one on which their graph is.
     """
     flat, unravel = ravel_pytree(jax.tree.map(jnp.asarray, params))
     learns: Any = 1.0
@@ -126,6 +132,10 @@ def build(recipe: Recipe, params: Params, labels: Sequence[str]) -> Trainable:
     start = TrainState(
         jnp.zeros((), jnp.int32), flat, jnp.array(flat), optimizer.init(flat)
     )
+
+    def over_shares(own: Any) -> Any:
+        """The sum over the devices, of each array."""
+        return own if devices.count == 1 else jax.lax.psum(own, SHARES)
 
     def predict_labels(
         weights: jax.Array, graph: Graph
@@ -138,12 +148,31 @@ def build(recipe: Recipe, params: Params, labels: Sequence[str]) -> Trainable:
     ) -> tuple[jax.Array, dict[str, Any]]:
         outputs, predicted = predict_labels(weights, graph)
         penalty = outputs["nonhierarchicality"]
-        parts = loss_terms(recipe.loss, predicted, penalty, graph)
+        parts = loss_terms(recipe.loss, predicted, penalty, graph, over_shares)
         total = total_loss(recipe.loss, parts)
         metrics = {"loss": total, **parts}  # comparable from start to end
         if recipe.loss.late_energy != 1.0 and "energy" in parts:
             total = total + late_weight(recipe, count) * parts["energy"]
         return total, metrics
+
+    def gradients(
+        weights: jax.Array, graph: Graph, count: jax.Array
+    ) -> tuple[dict[str, Any], jax.Array]:
+        (_, metrics), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
+            weights, graph, count
+        )
+        return over_shares((metrics, gradient))
+
+    if devices.count > 1:
+        same, shared = PartitionSpec(), PartitionSpec(SHARES)
+        gradients = jax.shard_map(
+            gradients,
+            mesh=devices.mesh,
+            in_specs=(same, shared, same),
+            out_specs=same,
+            # each share is differentiated by itself, and summed afterwards
+            check_vma=False,
+        )
 
     def averaged(
         state: TrainState, weights: jax.Array, moments: Any, count: jax.Array
@@ -158,9 +187,7 @@ def build(recipe: Recipe, params: Params, labels: Sequence[str]) -> Trainable:
     def step(
         state: TrainState, graph: Graph, rate: jax.Array
     ) -> tuple[TrainState, dict[str, Any]]:
-        (_, metrics), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.weights, graph, state.step
-        )
+        metrics, gradient = gradients(state.weights, graph, state.step)
         # both: neither the norm of the gradient nor weight decay sees the frozen ones
         gradient = learns * gradient
         updates, moments = optimizer.update(
@@ -175,4 +202,8 @@ def build(recipe: Recipe, params: Params, labels: Sequence[str]) -> Trainable:
     def predict(weights: Any, graph: Graph) -> dict[str, jax.Array]:
         return predict_labels(weights, graph)[1]
 
-    return Trainable(start, jax.jit(step, donate_argnums=0), jax.jit(predict), unravel)
+    # said, so that the state that goes in again is placed as the first one
+    placed = None if devices.count == 1 else devices.replicated
+    compiled = jax.jit(step, donate_argnums=0, out_shardings=placed)
+    start = devices.everywhere(start)
+    return Trainable(start, compiled, jax.jit(predict), unravel)

@@ -91,12 +91,24 @@ class RunStore:
 
     def _open(self) -> Any:
         if self._manager is None:
+            import jax
             import orbax.checkpoint as ocp
 
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # Each process by itself: one writes, and all read.
+            own, several = jax.process_index(), jax.process_count() > 1
+            alone = ocp.options.MultiprocessingOptions(
+                primary_host=own,
+                active_processes={own} if several else None,
+                barrier_sync_key_prefix=f"process {own}" if several else None,
+            )
             self._manager = ocp.CheckpointManager(
                 self.folder.resolve(),
                 options=ocp.CheckpointManagerOptions(
-                    max_to_keep=_KEPT, create=True, enable_async_checkpointing=False
+                    max_to_keep=_KEPT,
+                    create=False,  # alone it would refuse to
+                    enable_async_checkpointing=False,
+                    multiprocessing_options=alone,
                 ),
             )
         return self._manager

@@ -13,6 +13,7 @@ from physnet_ase.quantities import trained
 from physnet_ase.references import without_references
 from physnet_training.packed import PackedDataset
 from physnet_training.packed.reader import parts
+from physnet_training.train.devices import Devices
 from physnet_training.train.recipe import Recipe, commented, recipe_from
 from physnet_training.train.split import make_split
 from physnet_training.train.trainer import Trainer
@@ -141,7 +142,7 @@ def measure(recipe: Recipe, dataset: PackedDataset) -> float:
     """Seconds of a training step of a recipe, compiled, on this machine as it is."""
     with tempfile.TemporaryDirectory() as folder:
         split = make_split(dataset, recipe.split)
-        trainer = Trainer(recipe, dataset, Path(folder), split)
+        trainer = Trainer(recipe, dataset, Path(folder), split, Devices(1))
         graphs = trainer.loader.graphs(recipe.model.cutoff)
         graph = jax.device_put(without_references(next(graphs), trainer.references))
         state, rate = trainer.state, np.float32(1.0)

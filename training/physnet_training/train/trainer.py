@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from filelock import FileLock, Timeout
 
@@ -34,6 +33,7 @@ from physnet_training.train.data import (
     levels_of,
     with_heads,
 )
+from physnet_training.train.devices import Devices
 from physnet_training.train.evaluate import Predictions
 from physnet_training.train.guard import MOST_RETREATS, Diverged, Guard
 from physnet_training.train.recipe import Recipe, recipe_from
@@ -86,17 +86,26 @@ class Trainer:
     """
 
     def __init__(
-        self, recipe: Recipe, dataset: PackedDataset, out: Path, split: Split
+        self,
+        recipe: Recipe,
+        dataset: PackedDataset,
+        out: Path,
+        split: Split,
+        devices: Devices | None = None,
     ) -> None:
+        self.devices = devices = devices or Devices()
+        devices.check(recipe.optimizer.batch_size)
         self.recipe, self.dataset, self.out, self.split = recipe, dataset, out, split
         options = recipe.optimizer
         # flat graphs pad a batch, not a molecule: sorting by size would save little and
         # make batches of one kind of molecule each
         whole = PackedMemmapLoader(
             dataset,
-            options.batch_size,
+            options.batch_size // devices.process_count,
             bucket_size=1,
             seed=options.seed,
+            process_index=devices.process_index,
+            process_count=devices.process_count,
             **recipe.sampling.model_dump(exclude={"separated_pairs"}),
         )
         self.loader = whole.subset(split.train)
@@ -107,7 +116,10 @@ class Trainer:
                 f"{dataset.path}: no molecule of its first level of theory, "
                 f"{dataset.levels[0]!r}, is in the validation part; use another split"
             )
-        self.validation = whole.subset(first, shuffle=False)
+        # every process validates by itself, so that none waits for the others
+        self.validation = PackedMemmapLoader(
+            dataset, options.batch_size, shuffle=False
+        ).subset(first)
         self.fingerprint = dataset_fingerprint(dataset)
         labels = step_module.trained_labels(recipe, dataset.fields)
         if not labels:
@@ -116,7 +128,7 @@ class Trainer:
                 f"{dataset.path} holds {there}, none of which has a weight in [loss]; "
                 "nothing would be learned"
             )
-        build = partial(step_module.build, recipe, labels=labels)
+        build = partial(step_module.build, recipe, labels=labels, devices=devices)
         if recipe.start.model is None:
             self.references, scale = self._fit_references()
             self.functions = build(self._first_parameters(scale))
@@ -167,10 +179,13 @@ class Trainer:
         energies.
         """
         rows = self.split.train[:: -(-len(self.split.train) // _MOST_ASKED)]
-        loader, place = self.loader.subset(np.sort(rows), shuffle=False), 0
+        batch_size, place = self.recipe.optimizer.batch_size, 0
+        loader = PackedMemmapLoader(self.dataset, batch_size, shuffle=False)
+        loader = loader.subset(np.sort(rows))
+        weights = self.devices.here(self.functions.start.weights)
         energies = np.full(len(self.dataset), np.nan)
         for graph in loader.graphs(self.recipe.model.cutoff):
-            predicted = self.functions.predict(self.functions.start.weights, graph)
+            predicted = self.functions.predict(weights, graph)
             if "energy" not in predicted:
                 return np.zeros(len(self.dataset))
             own = np.asarray(predicted["energy"], np.float64)[graph.molecule_mask]
@@ -180,8 +195,8 @@ class Trainer:
 
     def potential(self) -> Potential:
         """The averaged weights of this moment as a potential."""
-        params = self.functions.unravel(self.state.average)
-        return Potential(self.metadata, params)
+        average = self.devices.here(self.state.average)
+        return Potential(self.metadata, self.functions.unravel(average))
 
     @property
     def stopped_early(self) -> bool:
@@ -201,12 +216,14 @@ class Trainer:
             FloatingPointError: It diverged once more; the batch's molecules are named.
             TrainingStopped: A signal came.
         """
-        with _Checksums(self.dataset) as checksums, _stop_requests() as stop:
+        verified = self.dataset if self.devices.writes else None
+        with _Checksums(verified) as checksums, _stop_requests() as stop:
             while not self._ended():
                 try:
                     self._steps(checksums, stop, on_progress)
                 except Diverged as trouble:
                     self._go_back(trouble)
+        self.devices.wait("the model is written")
         return self.out / "model"
 
     def _ended(self) -> bool:
@@ -223,8 +240,10 @@ class Trainer:
         recent: deque[Record] = deque(maxlen=CHECK_EVERY)
         earlier = time.monotonic() - self.seconds, self.waited
 
-        def prepare(graph: Graph) -> Graph:
-            return jax.device_put(without_references(graph, self.references))
+        def prepare(graphs: list[Graph]) -> Graph:
+            return self.devices.put(
+                [without_references(graph, self.references) for graph in graphs]
+            )
 
         def busy() -> bool:
             return bool(recent) and not recent[-1].metrics["loss"].is_ready()
@@ -233,8 +252,9 @@ class Trainer:
             self.loader,
             self.recipe.model.cutoff,
             prepare,
-            extra=self._pair_graph,
+            extra=self._pair_graphs,
             first=int(self.state.step),
+            shares=self.devices.local,
         ) as feed:
             while not self._ended():
                 rate = np.float32(self.guard.rate)
@@ -244,16 +264,17 @@ class Trainer:
                         self.state, batch.graph, rate
                     )
                     recent.append(Record(step, batch.epoch, batch.number, metrics))
-                    if stop.is_set():
-                        break
+                    if stop.is_set() and self.devices.process_count == 1:
+                        break  # several must end at the same step
                 self._check_loss(recent)
                 checksums.check()
                 self.seconds = time.monotonic() - earlier[0]
                 self.waited = earlier[1] + feed.waited
                 self._report(step, recent, feed.position, on_progress)
                 recent.clear()
-                if stop.is_set() and not self._ended():
+                if self.devices.any(stop.is_set()) and not self._ended():
                     self._save(step, feed.position)
+                    self.devices.wait("the state is stored")
                     raise TrainingStopped(
                         f"stopped at step {step} of {self.recipe.optimizer.steps}, "
                         f"which is stored; continue with: physnet-train resume "
@@ -284,8 +305,8 @@ class Trainer:
             *(trouble, step, self.guard.rate),
         )
 
-    def _pair_graph(self, number: int) -> Graph | None:
-        """A batch of separated pairs where the batch of this number is one."""
+    def _pair_graphs(self, number: int) -> list[Graph] | None:
+        """Graphs of separated pairs where the batch of this number is one."""
         if self._pairs is None:
             return None
         share = self.recipe.sampling.separated_pairs
@@ -294,7 +315,8 @@ class Trainer:
             return None
         count = max(self.recipe.optimizer.batch_size // 2, 1)
         pairs = self._pairs.batch(number, count)
-        return self.loader.graph_of(pairs, self.recipe.model.cutoff)
+        cutoff, shares = self.recipe.model.cutoff, self.devices.local
+        return self.loader.shares_of(pairs, cutoff, shares)
 
     def _until_check(self, done: int) -> range:
         """Steps up to the next look at the loss, or validation, or the end."""
@@ -344,7 +366,7 @@ class Trainer:
             values = {name: float(value) for name, value in metrics.items()}
             bad = [name for name, value in values.items() if not np.isfinite(value)]
             if bad:
-                rows = self.loader.molecules(epoch, index).tolist()
+                rows = self.loader.all_molecules(epoch, index).tolist()
                 raise Diverged(
                     f"step {step} (epoch {epoch}, batch {index}): {', '.join(bad)} is "
                     f"not finite. Molecules of the batch: {rows}"
@@ -359,7 +381,8 @@ class Trainer:
             without_references(graph, self.references)
             for graph in self.validation.graphs(self.recipe.model.cutoff)
         )
-        predict, average = self.functions.predict, self.state.average
+        predict = self.functions.predict
+        average = self.devices.here(self.state.average)
         predicted = ((graph, predict(average, graph)) for graph in graphs)
         table = Predictions(predicted, self.validation.indices).errors()
         weights = self.recipe.loss
@@ -370,6 +393,7 @@ class Trainer:
                 (weights.weight("forces"), "forces_mae_ev_per_angstrom"),
             )
         )
+        score = self.devices.agreed(score)
         self.waits += 1
         if self.best is None or score < self.best:
             self.best, self.waits = score, 0
@@ -394,9 +418,10 @@ class Trainer:
             metadata = self.metadata.model_copy(
                 update={"training": training, "validation_errors": table}
             )
-            params = self.functions.unravel(self.state.average)
-            with full_disk_is_said(self.out):
-                Potential(metadata, params).save(self.out / "model")
+            if self.devices.writes:
+                params = self.functions.unravel(average)
+                with full_disk_is_said(self.out):
+                    Potential(metadata, params).save(self.out / "model")
         loss = {
             name: float(np.mean([r.metrics[name] for r in recent]))
             for name in recent[-1].metrics
@@ -411,11 +436,12 @@ class Trainer:
         }
         if self.guard.retreats:
             line["retreats"] = self.guard.retreats
-        with (
-            full_disk_is_said(self.out),
-            (self.out / "history.jsonl").open("a", encoding="utf-8") as file,
-        ):
-            file.write(json.dumps(line) + "\n")
+        if self.devices.writes:
+            with (
+                full_disk_is_said(self.out),
+                (self.out / "history.jsonl").open("a", encoding="utf-8") as file,
+            ):
+                file.write(json.dumps(line) + "\n")
         self.on_history(line)
         self._slow_down()
         return table[0]
@@ -446,7 +472,9 @@ class Trainer:
             "guard": self.guard.state(),
             "schedule_steps": self.recipe.optimizer.steps,
         }
-        (store or self._store).save(step, self.state._asdict(), meta)
+        if self.devices.writes:
+            state = self.devices.storable(self.state._asdict())
+            (store or self._store).save(step, state, meta)
         if store is None:
             self._stored_at = time.monotonic()
 
@@ -463,7 +491,8 @@ class Trainer:
         Raises:
             FileNotFoundError: No state was stored yet.
         """
-        like, newest, fitting = self.state._asdict(), [], []
+        like = self.devices.storable(self.state._asdict())
+        newest, fitting = [], []
         for store in (self._store, self._branch):
             for place, each in enumerate(store.states(like)):
                 if place == 0:
@@ -478,8 +507,13 @@ class Trainer:
             )
         stored = max(fitting, key=lambda each: each.step)
         meta = stored.meta
-        self.state = step_module.TrainState(**stored.state)
-        self.loader.restore(meta["loader"])
+        self.state = self.devices.everywhere(step_module.TrainState(**stored.state))
+        # the order is that of the whole batch, whoever computes which share of it
+        own = {
+            "batch_size": self.loader.batch_size,
+            "process_count": self.loader.process_count,
+        }
+        self.loader.restore(meta["loader"] | own)
         self.seconds, self.waited = meta["seconds"], meta["waited"]
         # what is in model/ is known to the newest of all
         self.best = max(newest, key=lambda each: each.step).meta["best"]
@@ -500,7 +534,7 @@ class Trainer:
     def _trim_history(self, step: int) -> None:
         """Drop lines after the restored step, which will be written again."""
         file = self.out / "history.jsonl"
-        if file.exists():
+        if self.devices.writes and file.exists():
             lines = file.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if json.loads(line)["step"] <= step]
             file.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
@@ -531,18 +565,19 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class _Checksums:
-    """Verifies a dataset in the background while the first steps run."""
+    """Verifies a dataset in the background while the first steps run; None: nothing."""
 
-    def __init__(self, dataset: PackedDataset) -> None:
+    def __init__(self, dataset: PackedDataset | None) -> None:
         self._dataset = dataset
         self._error: ValueError | None = None
         self._thread = threading.Thread(target=self._verify, daemon=True)
 
     def _verify(self) -> None:
-        if not all(manifest.get("sha256") for manifest in self._dataset.manifests):
+        dataset = self._dataset
+        if dataset is None or not all(m.get("sha256") for m in dataset.manifests):
             return  # nothing to compare with
         try:
-            self._dataset.verify()
+            dataset.verify()
         except ValueError as error:
             self._error = error
 
@@ -566,13 +601,20 @@ class _Checksums:
 
 
 @contextmanager
-def exclusive(out: Path) -> Iterator[None]:
+def exclusive(out: Path, devices: Devices | None = None) -> Iterator[None]:
     """Hold the folder of a run, so that no second training writes there.
+
+    Args:
+        out: The folder.
+        devices: Of several processes that train together one holds it.
 
     Raises:
         RuntimeError: Another process works there.
     """
     out.mkdir(parents=True, exist_ok=True)
+    if devices is not None and not devices.writes:
+        yield
+        return
     lock = FileLock(out / LOCK_FILE, timeout=0)
     try:
         lock.acquire()
@@ -587,7 +629,11 @@ def exclusive(out: Path) -> Iterator[None]:
 
 
 def prepare(
-    recipe: Recipe, dataset: PackedDataset, out: Path, split: Split | None = None
+    recipe: Recipe,
+    dataset: PackedDataset,
+    out: Path,
+    split: Split | None = None,
+    devices: Devices | None = None,
 ) -> Trainer:
     """Start a run in the new folder ``out``; store its recipe, split and first state.
 
@@ -596,23 +642,30 @@ def prepare(
         dataset: Its molecules.
         out: The folder.
         split: Who trains and who validates; None: as the recipe says.
+        devices: What computes; None: all there are.
 
     Raises:
         FileExistsError: ``out`` holds a run already.
     """
+    devices = devices or Devices()
+    devices.check(recipe.optimizer.batch_size)
     check_new(out)
+    devices.wait("the folder is new")
     out.mkdir(parents=True, exist_ok=True)
-    # What an attempt left that ended before its recipe was written.
-    shutil.rmtree(out / "state", ignore_errors=True)
+    if devices.writes:
+        # What an attempt left that ended before its recipe was written.
+        shutil.rmtree(out / "state", ignore_errors=True)
     split = split or make_split(dataset, recipe.split)
     recipe = with_heads(recipe, dataset)
-    if recipe.start.model is not None:
+    if recipe.start.model is not None and devices.writes:
         load_potential(recipe.start.model).save(out / START_FOLDER)
-    trainer = Trainer(recipe, dataset, out, split)
-    split.save(out / SPLIT_FILE)
+    devices.wait("the start is written")
+    trainer = Trainer(recipe, dataset, out, split, devices)
     trainer.store_start()
-    # last: from here on the run can be resumed
-    _write_run(out, recipe, Path(dataset.path), trainer.fingerprint)
+    if devices.writes:
+        split.save(out / SPLIT_FILE)
+        # last: from here on the run can be resumed
+        _write_run(out, recipe, Path(dataset.path), trainer.fingerprint)
     return trainer
 
 
@@ -644,13 +697,20 @@ def check_new(out: Path) -> None:
         )
 
 
-def reopen(out: Path, *, steps: int | None = None, data: Path | None = None) -> Trainer:
+def reopen(
+    out: Path,
+    *,
+    steps: int | None = None,
+    data: Path | None = None,
+    devices: Devices | None = None,
+) -> Trainer:
     """Reopen the run in ``out`` at its newest stored state.
 
     Args:
         out: The folder.
         steps: Train so many steps in all instead: more than the run was to have.
         data: Where the dataset lies now.
+        devices: What computes, whatever did before; None: all there are.
 
     Raises:
         FileNotFoundError: ``out`` holds no run, or the run no stored state, or the
@@ -683,11 +743,12 @@ def reopen(out: Path, *, steps: int | None = None, data: Path | None = None) -> 
             f"{dataset.path} is not the dataset that {out} was begun with: its "
             "checksums differ. Put the old one back, or start a new run"
         )
-    trainer = Trainer(recipe, dataset, out, Split.load(out / SPLIT_FILE))
+    trainer = Trainer(recipe, dataset, out, Split.load(out / SPLIT_FILE), devices)
     trainer.restore()
+    trainer.devices.wait("all have read the run")
     if steps is not None:
         trainer.waits = 0  # whoever asks for more steps wants them taken
-    if steps is not None or data is not None:
+    if trainer.devices.writes and (steps is not None or data is not None):
         _write_run(out, recipe, place, fingerprint)
     return trainer
 
