@@ -232,6 +232,7 @@ def main() -> None:
     experiment = against_experiment(potential)
     report = {
         "gaps": gaps,
+        "held_out": len(found),
         "relaxations": relaxed,
         "ie_mae": float(np.mean(np.abs(list(experiment["ie"].values())))),
         "pa_mae": float(np.nanmean(np.abs(list(experiment["pa"].values())))),
@@ -260,9 +261,9 @@ eight heavy atoms: neutral, cation, anion, triplet, radicals and closed-shell io
 * Levels of theory: {levels}. `potential.level(NAME)` selects another one.
 * States seen at the first level, as (charge, 2S+1): {states}. Others are refused.
 * Not trained on: 5 % of the geometries (seed {seed}), which chose the step that was
-  kept; every geometry of {held}, and of their radicals and ions; and the 40 molecules
-  of `gaps_heldout.npz`, which no label in another state than the neutral one was made
-  of. Neutral shapes of these at the level of the teacher were seen.
+  kept; every geometry of {held}, and of their radicals and ions; and the {count}
+  molecules of `gaps_heldout.npz`, which have no other label in several states. Neutral
+  shapes of these at the level of the teacher were seen.
 * Licence: Apache-2.0, as the package; the data of other levels: MIT and CC BY 4.0,
   see `training/data/wb97m/README.md`.
 
@@ -271,7 +272,7 @@ said otherwise.
 
 ## Molecules never seen: vertical energies
 
-Those held out by name, and the 40 of `gaps_heldout.npz` at ωB97X/def2-SVP, without
+Those held out by name, and the {count} of `gaps_heldout.npz` at ωB97X/def2-SVP, without
 anions. Electron affinities above 0.2 eV only.
 
 {by_size}
@@ -353,6 +354,7 @@ def card(
         seed=recipe.split.seed,
         held=", ".join(held),
         by_size=by_size,
+        count=report["held_out"],
         gaps=report["gaps"],
         flagged=report["gaps"]["flagged among wrong"],
         right=report["gaps"]["flagged among right"],

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 plain = plain_errors("physnet-ase")
 
-DEFAULT_MODEL = "states-dft-small"
+DEFAULT_MODEL = "states-organic"
 """The pretrained model that ships with the package."""
 
 Structure = Annotated[
