@@ -3,8 +3,9 @@
 A model answers for any molecule of its elements, and nothing in the answer shows
 whether it knows the chemistry. The surroundings of an atom are described by which
 elements stand at which distances, and compared with those of the training set. The
-score is 1 where one of a hundred atoms in other geometries of known molecules would be
-as far away; above it, a number is an extrapolation.
+score is 1 where one of two hundred atoms in other geometries of known molecules would
+be as far away; above it, a number is an extrapolation. So it is where the bonds of an
+atom and of its neighbours were never seen together.
 """
 
 import base64
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
+from zlib import crc32
 
 import numpy as np
 from ase.data import chemical_symbols, covalent_radii
@@ -30,13 +32,18 @@ _WIDTH = 0.4
 _PROTOTYPES = 600
 """Surroundings kept for each element, as different from each other as possible."""
 _CANDIDATES = 6_000
-_QUANTILE = 0.99
+_QUANTILE = 0.995
 _LEAST_THRESHOLD = 0.15
 SHOWN_ATOMS = 6
 EXPECTED = ((3.0, "of electronvolts"), (1.0, "above 0.3 eV"))
 """Score from which an error is expected, see ``benchmarks/familiarity.py``."""
-_BOND = 1.25
-"""Atoms nearer than so many times the sum of their covalent radii are bonded."""
+_BONDS = (1.3, 1.45)
+"""Atoms nearer than so many times the sum of their covalent radii are bonded. Bonds
+that are known at one of these reaches are known: they stretch."""
+_UNSEEN_BONDS = 1.5
+"""Least score of an atom whose bonds, up to the second, were never seen."""
+_MOST_UNSEEN = 0.03
+"""Where bonds of more known molecules seem unseen, the sample of bonds is not whole."""
 
 
 class ElementEnvironments(BaseModel):
@@ -57,6 +64,12 @@ class Environments(BaseModel):
 
     elements: list[int]
     of_element: dict[str, ElementEnvironments]
+    bonds: str = ""  # base64 of uint32: hashes of the bonds around an atom; empty: any
+
+    @cached_property
+    def known_bonds(self) -> NDArray[np.uint32]:
+        """Hashes of the bonds around atoms of the training data, ascending."""
+        return np.frombuffer(base64.b64decode(self.bonds), np.uint32)
 
     @cached_property
     def prototypes(self) -> dict[int, Array]:
@@ -91,6 +104,10 @@ class Environments(BaseModel):
             )
             nearest = _nearest(described[mine], self.prototypes[number])
             scores[mine] = np.where(known, nearest / entry.threshold, np.inf)
+        if self.bonds:
+            bonds = bonds_of(without_vacuum(molecules, cutoff))
+            found = np.isin(bonds, self.known_bonds).any(axis=0)
+            scores[~found] = np.maximum(scores[~found], _UNSEEN_BONDS)
         return scores
 
 
@@ -179,12 +196,12 @@ def environments_of(
         training: Molecules with states.
         validation: Others, whose surroundings the model is said to know.
     """
-    batches = list(training)
+    batches, others = list(training), list(validation)
     elements = sorted(
         {int(z) for b in batches for z in np.unique(b.values["atomic_numbers"])}
     )
     described = _by_element(batches, elements)
-    checked = _by_element(list(validation), elements)
+    checked = _by_element(others, elements)
     found = {}
     for number in elements:
         numbers, states = described[number]
@@ -199,7 +216,40 @@ def environments_of(
             count=len(chosen),
             prototypes=base64.b64encode(chosen.astype(np.float16).tobytes()).decode(),
         )
-    return Environments(elements=elements, of_element=found)
+    bonds = _stored_bonds(batches, others)
+    return Environments(elements=elements, of_element=found, bonds=bonds)
+
+
+def _stored_bonds(training: Sequence[Molecules], checked: Sequence[Molecules]) -> str:
+    """Bonds of all training molecules, unless known ones show that some are missing."""
+    known = np.unique(np.concatenate([bonds_of(b).ravel() for b in training]))
+    unseen = total = 0
+    for batch in checked:
+        found = np.isin(bonds_of(batch), known).any(axis=0)
+        unseen += int((np.bincount(batch.owner, ~found, len(batch)) > 0).sum())
+        total += len(batch)
+    if unseen > _MOST_UNSEEN * total:
+        return ""
+    return base64.b64encode(known.astype(np.uint32).tobytes()).decode()
+
+
+def bonds_of(molecules: Molecules) -> NDArray[np.uint32]:
+    """What each atom is bonded to, and that in turn, as a hash. [reaches, atoms]."""
+    numbers = molecules.values["atomic_numbers"].tolist()
+    rows = []
+    for reach in _BONDS:
+        near = _neighbours(molecules, reach)
+        own = [
+            f"{number}:{sorted(numbers[j] for j in atoms)}"
+            for number, atoms in zip(numbers, near, strict=True)
+        ]
+        rows.append(
+            [
+                crc32(f"{mine}{sorted(own[j] for j in atoms)}".encode())
+                for mine, atoms in zip(own, near, strict=True)
+            ]
+        )
+    return np.array(rows, np.uint32).reshape(len(_BONDS), len(numbers))
 
 
 def _by_element(
@@ -272,12 +322,22 @@ def familiarity_of(
 
 def _bonded_to(molecules: Molecules) -> list[str]:
     """Symbols of the neighbours of each atom, [atoms]."""
+    symbols = [chemical_symbols[z] for z in molecules.values["atomic_numbers"]]
+    return [
+        ", ".join(sorted(symbols[atom] for atom in atoms))
+        for atoms in _neighbours(molecules, _BONDS[0])
+    ]
+
+
+def _neighbours(molecules: Molecules, reach: float) -> list[list[int]]:
+    """The atoms that each is bonded to."""
     pairs = find_pairs(molecules, REACH)
-    numbers = molecules.values["atomic_numbers"]
+    radii = covalent_radii[molecules.values["atomic_numbers"]]
     distances = np.linalg.norm(pairs.vectors(molecules.values["positions"]), axis=1)
-    radii = covalent_radii[numbers]
-    near = distances < _BOND * (radii[pairs.senders] + radii[pairs.receivers])
-    found: list[list[str]] = [[] for _ in numbers]
-    for to, atom in zip(pairs.receivers[near], pairs.senders[near], strict=True):
-        found[to].append(chemical_symbols[numbers[atom]])
-    return [", ".join(sorted(symbols)) for symbols in found]
+    near = distances < reach * (radii[pairs.senders] + radii[pairs.receivers])
+    found: list[list[int]] = [[] for _ in radii]
+    for to, atom in zip(
+        pairs.receivers[near].tolist(), pairs.senders[near].tolist(), strict=True
+    ):
+        found[to].append(atom)
+    return found

@@ -170,6 +170,24 @@ def check_states(
                 )
 
 
+def _in_several_states(
+    dataset: PackedDataset, rows: NDArray[np.int64], levels: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Which rows are of molecules that their level of theory has in several states.
+
+    What a state costs is learned from these at any level; from a molecule in one state
+    only its shape.
+    """
+    if len(dataset.levels) < 2 or not dataset.groups:
+        return np.zeros(len(rows), bool)
+    charge, spin = dataset.states_of(rows)
+    molecule = np.stack([dataset.take("group", rows), levels], axis=1)
+    _, which = np.unique(molecule, axis=0, return_inverse=True)
+    which = which.reshape(-1)
+    states = np.unique(np.stack([which, charge, spin], axis=1), axis=0)
+    return np.bincount(states[:, 0].astype(int))[which] > 1
+
+
 def _of_known_molecules(dataset: PackedDataset, split: Split) -> NDArray[np.int64]:
     """Validation rows of molecules that train, too, in other geometries.
 
@@ -198,11 +216,16 @@ def describe(
             periodic += int(np.count_nonzero(dataset.take("pbc", rows).any(axis=1)))
     checked = _of_known_molecules(dataset, split)
     training, validation = (levels_of(dataset, rows) for rows in (train, checked))
+    ladders = _in_several_states(dataset, train, training)
     records = [
         {
             **stored_references(each),
             "environments": environments_of(
-                _sample(dataset, train[training == level], _MOST_TRAINING),
+                _sample(
+                    dataset,
+                    train[(training == level) | (ladders & (level == 0))],
+                    _MOST_TRAINING,
+                ),
                 _sample(dataset, checked[validation == level], _MOST_VALIDATION),
             ),
         }
