@@ -33,6 +33,9 @@ def model(tmp_path_factory):
     return str(path)
 
 
+SMALL = "states-dft-small"
+
+
 @pytest.fixture
 def energy_of(model):
     calculator = PhysNetCalculator(model)
@@ -41,7 +44,7 @@ def energy_of(model):
 
 @pytest.fixture(scope="module")
 def calculator():
-    return PhysNetCalculator("states-dft-small")
+    return PhysNetCalculator(SMALL)
 
 
 def printed(print_report, report, capsys):
@@ -52,7 +55,8 @@ def printed(print_report, report, capsys):
 
 def test_vibrations_of_a_relaxed_molecule(calculator, tmp_path, capsys):
     picture, frames = tmp_path / "spectrum.png", tmp_path / "modes.xyz"
-    arguments = ("vibrations", "H2O", "--relax", "--symmetry-number", 2)
+    arguments = ("vibrations", "H2O", "--model", SMALL, "--relax")
+    arguments += ("--symmetry-number", 2)
     report = json.loads(
         call(*arguments, "--json", "--plot", picture, "--output", frames).stdout
     )
@@ -124,7 +128,8 @@ def test_what_vibrations_cannot_do_is_one_line(tmp_path):
 
 
 def test_states_with_zero_point_energies(capsys):
-    arguments = ("states", "H2O", "--only", "0,1", "--only", "1,2", "--adiabatic")
+    states = ("--only", "0,1", "--only", "1,2")
+    arguments = ("states", "H2O", "--model", SMALL, *states, "--adiabatic")
     report = json.loads(call(*arguments, "--zero-point", "--json").stdout)
     neutral, cation = report["zero_point_energies_eV"]
     assert neutral > cation > 0.4
