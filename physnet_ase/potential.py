@@ -381,10 +381,12 @@ def warn_unfamiliar(
         return
     first = min(strange)
     formula = structures[first].get_chemical_formula()
+    # The same geometry in several states is one structure.
+    different = {structure.positions.tobytes() for structure in structures}
     others = f" ({len(strange)} of {len(structures)} structures are)"
     warnings.warn(
         f"{formula} is unfamiliar: {strange[first].message}"
-        f"{others if len(structures) > 1 else ''}",
+        f"{others if len(different) > 1 else ''}",
         UserWarning,
         stacklevel=3,
     )

@@ -20,12 +20,17 @@ def plain_errors(program: str) -> Callable[[Callable[P, None]], Callable[P, None
     def complain(text: str) -> None:
         typer.echo(f"{program}: {' '.join(text.split())}", err=True)
 
+    said: set[str] = set()
+
     def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-        complain(f"warning: {message}")
+        if str(message) not in said:  # it may come from several places
+            said.add(str(message))
+            complain(f"warning: {message}")
 
     def decorate(command: Callable[P, None]) -> Callable[P, None]:
         @functools.wraps(command)
         def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+            said.clear()
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("default", UserWarning)
