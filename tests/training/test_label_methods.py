@@ -127,6 +127,7 @@ def test_tight_binding_is_tblite_s_and_spin_polarised(name, method):
 
 
 def test_energies_alone_have_settings_of_their_own():
+    pytest.importorskip("tblite")
     method = Method("gfn2-xtb", forces=False)
     values = label_geometry(molecule("H2O"), ElectronicState(0, 1), method)
     assert {"energy", "dipole", "charges"} <= values.keys()
