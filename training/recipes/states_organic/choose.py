@@ -1,7 +1,7 @@
 """Choose which molecules of a list to label next: those with surroundings yet unseen.
 
 ``python choose.py organic.json chosen.smi --known organic.labels`` writes the SMILES
-for ``label_organic.py --first``. Every atom has a surrounding: itself, its neighbours,
+for ``label_organic.py --first``; a packed ``gaps.npz`` says what is known as well. Every atom has a surrounding: itself, its neighbours,
 its ring. The next molecule is the one that brings most of those that are common in the
 list and rare among the labels, for the time its labels take.
 """
@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 from physnet_training.label.output import JOURNAL, read_labels
 from physnet_training.label.plan import read_smiles
@@ -92,7 +93,10 @@ def main(
     molecules: Annotated[Path, typer.Argument(help='JSON list of {"smiles": …}.')],
     target: Annotated[Path, typer.Argument(help="File of SMILES to write.")],
     known: Annotated[
-        Path | None, typer.Option(help="TARGET.labels of a run: what is labelled.")
+        list[Path] | None,
+        typer.Option(
+            help="TARGET.labels of a run, or a packed .npz: what is labelled; repeatable."
+        ),
     ] = None,
     most: Annotated[int, typer.Option(help="How many molecules.")] = 200,
     largest: Annotated[int, typer.Option(help="Most heavy atoms of one.")] = 6,
@@ -103,8 +107,12 @@ def main(
 
     further = {atomic_numbers[s] for s in elements.split()}
     done: set[str] = set()
-    if known is not None:
-        done = {line["name"] for line in read_labels(known / JOURNAL)[1]}
+    for path in known or ():
+        if path.is_dir():
+            done |= {line["name"] for line in read_labels(path / JOURNAL)[1]}
+        else:
+            with np.load(path) as packed:
+                done |= set(packed["name"].tolist())
     chosen = choose(read_smiles(molecules), done, most, largest, ORGANIC | further)
     target.write_text("".join(f"{smiles}\n" for smiles in chosen), encoding="utf-8")
     typer.echo(json.dumps({"chosen": len(chosen), "file": str(target)}))
