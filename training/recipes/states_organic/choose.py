@@ -1,9 +1,10 @@
 """Choose which molecules of a list to label next: those with surroundings yet unseen.
 
 ``python choose.py organic.json chosen.smi --known organic.labels`` writes the SMILES
-for ``label_organic.py --first``; a packed ``gaps.npz`` says what is known as well. Every atom has a surrounding: itself, its neighbours,
-its ring. The next molecule is the one that brings most of those that are common in the
-list and rare among the labels, for the time its labels take.
+for ``label_organic.py --first``; a packed ``gaps.npz`` says what is known as well.
+Every atom has a surrounding: itself, its neighbours, its ring. The next molecule is the
+one that brings most of those that are common in the list and rare among the labels, for
+the time its labels take.
 """
 
 import json
@@ -95,7 +96,7 @@ def main(
     known: Annotated[
         list[Path] | None,
         typer.Option(
-            help="TARGET.labels of a run, or a packed .npz: what is labelled; repeatable."
+            help="What is labelled: TARGET.labels of a run or a packed .npz; repeatable."
         ),
     ] = None,
     most: Annotated[int, typer.Option(help="How many molecules.")] = 200,
