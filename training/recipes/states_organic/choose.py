@@ -95,9 +95,7 @@ def main(
     target: Annotated[Path, typer.Argument(help="File of SMILES to write.")],
     known: Annotated[
         list[Path] | None,
-        typer.Option(
-            help="What is labelled: TARGET.labels of a run or a packed .npz; repeatable."
-        ),
+        typer.Option(help="What is labelled: a run's TARGET.labels or a packed .npz."),
     ] = None,
     most: Annotated[int, typer.Option(help="How many molecules.")] = 200,
     largest: Annotated[int, typer.Option(help="Most heavy atoms of one.")] = 6,
