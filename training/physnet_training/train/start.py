@@ -37,10 +37,12 @@ def with_architecture(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     name = start.get("model") if isinstance(start, Mapping) else None
     if not isinstance(start, Mapping) or not isinstance(name, str):
         return content
-    from physnet_ase.potential import load_potential  # a recipe needs no JAX otherwise
+    from physnet_ase.potential import (  # a recipe needs no JAX otherwise
+        absolute_name,
+        load_potential,
+    )
 
-    if (folder / name).exists():
-        name = str((folder / name).resolve())
+    name = absolute_name(name, folder)
     there = load_potential(name).config
     asked = content.get("model", {})
     if isinstance(asked, str) or "preset" in asked:
@@ -107,16 +109,16 @@ def parameters_of_levels(potential: "Potential", levels: Sequence[str]) -> Any:
 
     Args:
         potential: The checkpoint; a level that it lacks starts from its own one.
-        levels: Names, at most one: the checkpoint's own level goes on.
+        levels: Their names, none where the data say none.
     """
     from physnet_ase.network.levels import joined_levels
 
-    if len(levels) < 2:
-        return potential.params
     known = [
         potential.level(name) if name in potential.levels else potential
-        for name in levels
+        for name in levels or ("",)
     ]
+    if len(known) == 1:
+        return known[0].params
     return joined_levels([each.params for each in known])
 
 

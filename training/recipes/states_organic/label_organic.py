@@ -32,8 +32,8 @@ CATION = MOLECULE_STATES[1]
 ORGANIC = {1, 6, 7, 8}
 METHOD = Method("pyscf", "wb97x", "def2-svpd", grid_level=2)
 GAPS = Method("pyscf", "wb97x", "def2-svp", grid_level=1, forces=False)
-"""A tenth of the time of METHOD; ionization energies and singlet-triplet gaps of it
-differ by 0.02 eV. Without diffuse functions no anions."""
+"""A tenth of the time of METHOD; how far its gaps are from those of METHOD stands in
+the README. Without diffuse functions no anions."""
 GAP_STATES = parse_states("0,1 1,2 0,3")
 TEMPERATURES = (300.0, 500.0)
 SMALL = 3

@@ -12,11 +12,12 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from physnet_ase.units import HARTREE
+
 ELEMENTS = (1, 6, 7, 8, 9, 16, 17)
 PER_MOLECULE = 3
 """Structures of each molecule: the relaxed one, others at random."""
 MOST_ATOMS = 26
-HARTREE = 27.211386245988  # eV, CODATA 2018
 
 
 def rows_of(n_atoms: np.ndarray, chosen: np.ndarray) -> np.ndarray:
