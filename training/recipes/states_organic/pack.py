@@ -106,6 +106,30 @@ def geometries(lines: list[dict[str, Any]]) -> np.ndarray:
     )
 
 
+def joined(first: Path, more: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The labels of a packed file, and then those of a run.
+
+    Raises:
+        ValueError: They are of another level, or do not hold the same arrays.
+    """
+    with np.load(first) as packed:
+        earlier = dict(packed)
+    for name in ("level_of_theory", "units"):
+        if str(earlier[name]) != str(more[name]):
+            raise ValueError(
+                f"{first}: {name} is {earlier[name]}, that of the run {more[name]}; "
+                "pack them into files of their own"
+            )
+    if earlier.keys() != more.keys():
+        odd = ", ".join(sorted(earlier.keys() ^ more.keys()))
+        raise ValueError(f"{first} and the run do not both hold {odd}")
+    more["geometry"] = more["geometry"] + earlier["geometry"].max() + 1
+    return {
+        name: np.concatenate([earlier[name], array]) if array.ndim else array
+        for name, array in more.items()
+    }
+
+
 def main(
     run: Annotated[
         Path, typer.Argument(help="TARGET.labels of a run, or its journal.")
@@ -114,12 +138,17 @@ def main(
     clean: Annotated[
         bool, typer.Option("--clean", help="Leave out spin-contaminated labels.")
     ] = False,
+    add_to: Annotated[
+        Path | None, typer.Option(help="Packed labels of an earlier run, to go first.")
+    ] = None,
 ) -> None:
     """Pack what is finished, in the order in which it was, and count it."""
     settings, lines = read_labels(run / JOURNAL if run.is_dir() else run)
     if clean:
         lines = [line for line in lines if not is_contaminated(line)]
     made = arrays(lines, settings["method"]["level"])
+    if add_to is not None:
+        made = joined(add_to, made)
     fresh = target.with_name(f".{target.name}")
     with fresh.open("wb") as file:
         np.savez_compressed(file, **made)
