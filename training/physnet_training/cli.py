@@ -317,7 +317,11 @@ def evaluate(
 
     from physnet_ase.potential import load_potential
     from physnet_training.loading.loader import PackedMemmapLoader
-    from physnet_training.train.display import error_table, worst_table
+    from physnet_training.train.display import (
+        error_table,
+        gap_error_table,
+        worst_table,
+    )
     from physnet_training.train.evaluate import evaluate_potential
     from physnet_training.train.plots import plot_parity
     from physnet_training.train.run import open_sources
@@ -337,9 +341,12 @@ def evaluate(
             "model": model,
             "dataset": str(dataset),
             "errors": errors,
+            "gaps": predictions.gaps(),
             "worst": worst,
         }
         json_file.write_text(json.dumps(content, indent=2) + "\n")
     console = Console()
     console.print(error_table(f"{model} on {dataset}", errors))
+    if gaps := predictions.gaps():
+        console.print(gap_error_table(gaps))
     console.print(worst_table(worst))

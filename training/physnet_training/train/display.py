@@ -66,6 +66,8 @@ def _short(row: dict[str, Any]) -> str:
         parts.append(f"E {1000 * energy:.3g} meV")
     if forces is not None:
         parts.append(f"F {1000 * forces:.3g} meV/Å")
+    if "vertical_mae_ev" in row:
+        parts.append(f"between states {1000 * row['vertical_mae_ev']:.3g} meV")
     return "validation MAE " + ", ".join(parts)
 
 
@@ -92,6 +94,19 @@ def worst_table(worst: dict[str, list[dict[str, Any]]], most: int = 5) -> Table:
                 *(f"{row['charge']:+d}", str(row["multiplicity"])),
                 f"{1000 * error:.3g} {units[name]}",
             )
+    return table
+
+
+def gap_error_table(gaps: dict[str, dict[str, float]]) -> Table:
+    """Errors of vertical gaps in meV."""
+    table = Table(
+        title="differences between states of a geometry", title_justify="left"
+    )
+    for heading in ("of", "number", "MAE (meV)", "RMSE (meV)"):
+        table.add_column(heading, justify="right")
+    for kind, found in gaps.items():
+        errors = (f"{1000 * found[key]:.3g}" for key in ("mae_ev", "rmse_ev"))
+        table.add_row(kind.replace("_", " "), str(found["count"]), *errors)
     return table
 
 

@@ -14,9 +14,11 @@ from physnet_ase.quantities import QUANTITIES, trained
 from physnet_ase.references import without_references
 from physnet_ase.state import ElectronicState
 from physnet_training.distinct_states import distinct_states
+from physnet_training.loading.geometries import Ladders
 from physnet_training.loading.loader import PackedMemmapLoader
 from physnet_training.packed import PackedDataset
 from physnet_training.packed.reader import parts
+from physnet_training.train.gaps import ANY_TWO, GapSums
 
 Array = NDArray[Any]
 _PER_ATOM = "energy_per_atom"
@@ -149,23 +151,27 @@ class Predictions:
         self,
         predicted: Iterable[tuple[Graph, Mapping[str, Any]]],
         molecules: Array,
+        gaps: GapSums | None = None,
     ) -> None:
         """Take graphs whose energy labels lack the references, and what is predicted.
 
         Args:
             predicted: Each graph with labels by name, see ``energy.predicted_labels``.
             molecules: Numbers in the dataset of all molecules, in their order.
+            gaps: Takes what the molecules say about vertical gaps.
 
         Raises:
             ValueError: There is no graph.
         """
-        self._sums, self.worst = ErrorSums(), Worst()
+        self._sums, self.worst, self._gaps = ErrorSums(), Worst(), gaps
         kept: dict[str, list[Array]] = {}
         done = 0
         for graph, labels in predicted:
             values = _values(graph, labels)
             self._sums.add(values)
             self.worst.add(values, molecules[done:])
+            if gaps is not None:
+                gaps.add(values)
             if done < _PICTURED:
                 for name, value in values.items():
                     kept.setdefault(name, []).append(value)
@@ -175,8 +181,20 @@ class Predictions:
         self.values = {name: np.concatenate(parts) for name, parts in kept.items()}
 
     def errors(self) -> list[dict[str, Any]]:
-        """One row over all states, then one per state; see :meth:`ErrorSums.row`."""
-        return [self._sums.row(state) for state in (None, *self._sums.states())]
+        """One row over all states, then one per state; see :meth:`ErrorSums.row`.
+
+        The first one has the error of energy differences between states, too, where
+        there are such.
+        """
+        rows = [self._sums.row(state) for state in (None, *self._sums.states())]
+        if differences := self.gaps().get(ANY_TWO):
+            rows[0]["vertical_mae_ev"] = differences["mae_ev"]
+            rows[0]["vertical_rmse_ev"] = differences["rmse_ev"]
+        return rows
+
+    def gaps(self) -> dict[str, dict[str, float]]:
+        """Errors of vertical gaps; see :meth:`GapSums.errors`."""
+        return {} if self._gaps is None else self._gaps.errors()
 
 
 def _values(graph: Graph, predicted: Mapping[str, Any]) -> dict[str, Array]:
@@ -222,6 +240,10 @@ def evaluate_potential(potential: Potential, loader: PackedMemmapLoader) -> Pred
         fitting = potential.level(dataset.levels[level]) if known else potential
         parts_of.setdefault(fitting, []).append(loader.indices[own == level])
     order = [np.sort(np.concatenate(rows)) for rows in parts_of.values()]
+    # a ladder is of one level, so its molecules stay in their part
+    ladders = Ladders.of(dataset, np.concatenate(order))
+    ends = np.cumsum([len(rows) for rows in order])
+    order = np.split(ladders.molecules, ends[:-1])
 
     def predicted() -> Iterator[tuple[Graph, Mapping[str, Any]]]:
         for fitting, rows in zip(parts_of, order, strict=True):
@@ -233,7 +255,8 @@ def evaluate_potential(potential: Potential, loader: PackedMemmapLoader) -> Pred
 
     for fitting, rows in zip(parts_of, order, strict=True):
         _check_known(fitting, dataset, rows)
-    return Predictions(predicted(), np.concatenate(order))
+    gaps = GapSums(dataset, ladders)
+    return Predictions(predicted(), ladders.molecules, gaps)
 
 
 def _check_known(

@@ -125,6 +125,12 @@ class LossConfig(BaseModel):
     nonhierarchicality: float = Field(
         0.01, ge=0, description="keeps the contributions of later blocks small"
     )
+    vertical: float = Field(
+        0.0,
+        ge=0,
+        description="of the error of energy differences between states of one "
+        "geometry, per eV; batches then hold ladders of states together",
+    )
     kind: Literal["l1", "huber", "squared"] = Field(
         "l1",
         description="how an error counts: by its size, quadratically below "
@@ -152,6 +158,11 @@ class LossConfig(BaseModel):
             raise ValueError(
                 "kind = 'huber' and a huber_delta above 0 belong together, got "
                 f"{self.kind!r} and {self.huber_delta}"
+            )
+        if self.vertical > 0 and not self.weight("energy"):
+            raise ValueError(
+                f"vertical = {self.vertical} is about energies, whose weight is 0; "
+                "raise energy, or leave vertical out"
             )
         known = [q.name for q in trained()]
         for name, weight in self.__pydantic_extra__.items():

@@ -20,6 +20,7 @@ from physnet_ase.graph import Graph
 from physnet_ase.network.initial import initial_parameters, starting_parameters
 from physnet_ase.potential import Potential, load_potential
 from physnet_ase.references import References, without_references
+from physnet_training.loading.geometries import Ladders
 from physnet_training.loading.loader import PackedMemmapLoader
 from physnet_training.loading.pairs import SeparatedPairs
 from physnet_training.loading.prefetch import Feed
@@ -35,6 +36,7 @@ from physnet_training.train.data import (
 )
 from physnet_training.train.devices import Devices
 from physnet_training.train.evaluate import Predictions
+from physnet_training.train.gaps import GapSums
 from physnet_training.train.guard import MOST_RETREATS, Diverged, Guard
 from physnet_training.train.recipe import Recipe, recipe_from
 from physnet_training.train.split import SPLIT_FILE, Split, make_split
@@ -106,9 +108,17 @@ class Trainer:
             seed=options.seed,
             process_index=devices.process_index,
             process_count=devices.process_count,
+            keep_ladders=recipe.loss.vertical > 0,
             **recipe.sampling.model_dump(exclude={"separated_pairs"}),
         )
         self.loader = whole.subset(split.train)
+        if recipe.loss.vertical > 0 and not self.loader.num_ladders:
+            raise ValueError(
+                f"{dataset.path}: loss.vertical = {recipe.loss.vertical} needs "
+                "training molecules whose geometry is labelled in several states; set "
+                "it to 0, or label vertical ladders"
+            )
+        self._ladders: Ladders | None = None
         # Which weights are best is judged at the first level of theory.
         first = split.validation[levels_of(dataset, split.validation) == 0]
         if not len(first):
@@ -116,6 +126,9 @@ class Trainer:
                 f"{dataset.path}: no molecule of its first level of theory, "
                 f"{dataset.levels[0]!r}, is in the validation part; use another split"
             )
+        if recipe.loss.vertical > 0:
+            self._ladders = Ladders.of(dataset, first)
+            first = self._ladders.molecules
         # every process validates by itself, so that none waits for the others
         self.validation = PackedMemmapLoader(
             dataset, options.batch_size, shuffle=False
@@ -384,13 +397,15 @@ class Trainer:
         predict = self.functions.predict
         average = self.devices.here(self.state.average)
         predicted = ((graph, predict(average, graph)) for graph in graphs)
-        table = Predictions(predicted, self.validation.indices).errors()
+        gaps = GapSums(self.dataset, self._ladders) if self._ladders else None
+        table = Predictions(predicted, self.validation.indices, gaps).errors()
         weights = self.recipe.loss
         score = sum(
-            weight * (table[0][key] or 0.0)
+            weight * (table[0].get(key) or 0.0)
             for weight, key in (
                 (weights.weight("energy"), "energy_mae_ev"),
                 (weights.weight("forces"), "forces_mae_ev_per_angstrom"),
+                (weights.vertical, "vertical_mae_ev"),
             )
         )
         score = self.devices.agreed(score)
