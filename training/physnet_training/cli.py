@@ -312,7 +312,7 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1)] = 128,
     assume_multiplicity: AssumeMultiplicity = None,
 ) -> None:
-    """Errors of a model on labelled molecules, per charge and multiplicity."""
+    """Errors of a model on labelled molecules: per state, element, size and level."""
     from rich.console import Console
 
     from physnet_ase.potential import load_potential
@@ -320,6 +320,7 @@ def evaluate(
     from physnet_training.train.display import (
         error_table,
         gap_error_table,
+        tables_by,
         worst_table,
     )
     from physnet_training.train.evaluate import evaluate_potential
@@ -341,12 +342,15 @@ def evaluate(
             "model": model,
             "dataset": str(dataset),
             "errors": errors,
+            "errors_by": predictions.errors_by(),
             "gaps": predictions.gaps(),
             "worst": worst,
         }
         json_file.write_text(json.dumps(content, indent=2) + "\n")
     console = Console()
     console.print(error_table(f"{model} on {dataset}", errors))
+    for table in tables_by(predictions.errors_by()):
+        console.print(table)
     if gaps := predictions.gaps():
         console.print(gap_error_table(gaps))
     console.print(worst_table(worst))

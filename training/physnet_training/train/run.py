@@ -120,9 +120,9 @@ def finish(
     """Run a trainer to its end, draw its pictures, evaluate the test part.
 
     Returns:
-        The report, also written to ``evaluation.json``: errors per state and of
-        vertical gaps, and the worst molecules of the validation and (where there is
-        one) the test part, steps and seconds.
+        The report, also written to ``evaluation.json``: errors per state,
+        element, size and level and of vertical gaps, and the worst molecules of the
+        validation and (where there is one) the test part, steps and seconds.
     """
     out = trainer.out
     writes = trainer.devices.writes
@@ -140,6 +140,7 @@ def finish(
             part = loader.subset(rows, shuffle=False)
             predictions = evaluate_potential(potential, part)
             report[name] = predictions.errors()
+            report[f"{name}_by"] = predictions.errors_by()
             report[f"{name}_gaps"] = predictions.gaps()
             report[f"{name}_worst"] = predictions.worst.rows()
             if writes:
