@@ -185,7 +185,10 @@ class OptimizerConfig(_Section):
     """AMSGrad with a learning-rate schedule, clipping and an average of the weights."""
 
     steps: int = Field(100_000, ge=1, description="length of the training")
-    batch_size: int = Field(32, ge=1, description="molecules per step")
+    batch_size: int = Field(32, ge=1, description="molecules computed at once")
+    accumulate: int = Field(
+        1, ge=1, description="batches per step, one after another: less memory"
+    )
     schedule: Literal["cosine", "wsd", "constant", "plateau", "schedule-free"] = Field(
         "cosine",
         description="of the learning rate after its rise; cosine: down to the end; "
@@ -222,6 +225,11 @@ class OptimizerConfig(_Section):
         2_000, ge=1, description="steps between validations, which also store the state"
     )
     seed: int = Field(0, ge=0, description="of the initial weights and of the order")
+
+    @property
+    def molecules_per_step(self) -> int:
+        """Over all devices and all batches of a step."""
+        return self.batch_size * self.accumulate
 
     @property
     def decay_start(self) -> int:

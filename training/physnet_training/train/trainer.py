@@ -103,7 +103,7 @@ class Trainer:
         # make batches of one kind of molecule each
         whole = PackedMemmapLoader(
             dataset,
-            options.batch_size // devices.process_count,
+            options.molecules_per_step // devices.process_count,
             bucket_size=1,
             seed=options.seed,
             process_index=devices.process_index,
@@ -267,7 +267,7 @@ class Trainer:
             prepare,
             extra=self._pair_graphs,
             first=int(self.state.step),
-            shares=self.devices.local,
+            shares=self._shares,
         ) as feed:
             while not self._ended():
                 rate = np.float32(self.guard.rate)
@@ -326,10 +326,14 @@ class Trainer:
         seed = self.recipe.optimizer.seed
         if np.random.default_rng([seed, 0x5E9, number]).random() >= share:
             return None
-        count = max(self.recipe.optimizer.batch_size // 2, 1)
+        count = max(self.recipe.optimizer.molecules_per_step // 2, 1)
         pairs = self._pairs.batch(number, count)
-        cutoff, shares = self.recipe.model.cutoff, self.devices.local
-        return self.loader.shares_of(pairs, cutoff, shares)
+        return self.loader.shares_of(pairs, self.recipe.model.cutoff, self._shares)
+
+    @property
+    def _shares(self) -> int:
+        """Graphs of a step in this process."""
+        return self.devices.local * self.recipe.optimizer.accumulate
 
     def _until_check(self, done: int) -> range:
         """Steps up to the next look at the loss, or validation, or the end."""
