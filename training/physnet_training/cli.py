@@ -165,6 +165,13 @@ def finetune(
     steps: Annotated[
         int | None, typer.Option(help="Length; default: 200 passes over the data.")
     ] = None,
+    replay: Annotated[
+        list[Path] | None,
+        typer.Option(help="Old data, to keep what the model knew; repeatable."),
+    ] = None,
+    replay_share: Annotated[
+        float, typer.Option(min=0.0, max=0.9, help="Share of batches of old data.")
+    ] = 0.2,
     settings: Settings = None,
     tensorboard: Tensorboard = False,
     devices: NumDevices = None,
@@ -185,8 +192,11 @@ def finetune(
     check_new(out)
     lowest = check_lowest(assume_multiplicity)
     with exclusive(out, computing):
-        packed = open_sources([dataset], out / "dataset", lowest)
-        content = finetune_content(model, packed, freeze)
+        old = replay or []
+        packed = open_sources([dataset, *old], out / "dataset", lowest)
+        content = finetune_content(
+            model, packed, freeze, replay=old, replay_share=replay_share
+        )
         content = with_architecture(with_settings(content, settings or ()), Path())
         chosen = with_overrides(
             recipe_from(content, "finetune"),

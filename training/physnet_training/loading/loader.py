@@ -415,8 +415,20 @@ class PackedMemmapLoader:
         self._cutoff, self._count = cutoff, count
         return self._walk_shares(builder, count)
 
+    def shares_of_rows(
+        self, rows: Array, cutoff: float | None, count: int
+    ) -> list[Graph]:
+        """As ``shares_of``, of any molecules of the dataset, with their weights."""
+        names = self._builder(cutoff, count).names
+        some, [places] = read_batches(self.dataset, [rows], names, whole_states=True)
+        return self.shares_of(some.take(places), cutoff, count, self.weights)
+
     def shares_of(
-        self, molecules: Molecules, cutoff: float | None, count: int
+        self,
+        molecules: Molecules,
+        cutoff: float | None,
+        count: int,
+        weights: Array | None = None,
     ) -> list[Graph]:
         """Padded graphs of molecules from elsewhere, in this loader's shapes.
 
@@ -425,6 +437,7 @@ class PackedMemmapLoader:
                 same in all processes.
             cutoff: As for ``graphs``.
             count: As for ``shares``.
+            weights: [molecules of the dataset] weights in the loss; None: 1 for each.
         """
         processes = self.process_count
         whole = np.arange(len(molecules))
@@ -432,7 +445,8 @@ class PackedMemmapLoader:
         shares = divided(whole, processes)
         mine = [molecules.take(s) for s in divided(shares[self.process_index], count)]
         builder = self._builder(cutoff, count)
-        return builder.build(mine, None, self._sizes_of(shares, count, molecules))
+        sizes = self._sizes_of(shares, count, molecules)
+        return builder.build(mine, weights, sizes)
 
     def _sizes_of(
         self, shares: list[Array], count: int, molecules: Molecules | None = None

@@ -26,6 +26,11 @@ class DataConfig(_Section):
     sources: tuple[str, ...] = Field(
         (), description="a packed dataset, or files to convert; relative to the recipe"
     )
+    replay: tuple[str, ...] = Field(
+        (),
+        description="old data of a start.model, like sources: sampling.replay_share "
+        "of the batches is of them, so that the model keeps what it knew",
+    )
     assume_multiplicity: Literal["lowest"] | None = Field(
         None, description="for data without spin: take the lowest of the right parity"
     )
@@ -104,6 +109,9 @@ class SamplingConfig(_Section):
         lt=1,
         description="share of batches made of two molecules far apart, each in the "
         "state that makes the pair's energy lowest; needs vertical ladders",
+    )
+    replay_share: float = Field(
+        0.2, ge=0, lt=1, description="share of batches of old molecules, of data.replay"
     )
     weights: str | None = Field(
         None, description=".npy file, one weight in the loss per molecule"
@@ -378,10 +386,14 @@ def load_recipe(path: "str | Path", settings: Sequence[str] = ()) -> Recipe:
     origin = f"{path} with {', '.join(settings)}" if settings else path
     content = with_architecture(with_settings(content, settings), path.parent)
     recipe = recipe_from(content, origin)
-    sources = tuple(str((path.parent / s).resolve()) for s in recipe.data.sources)
-    update: dict[str, BaseModel] = {
-        "data": recipe.data.model_copy(update={"sources": sources})
+    data = {
+        name: tuple(str((path.parent / each).resolve()) for each in sources)
+        for name, sources in (
+            ("sources", recipe.data.sources),
+            ("replay", recipe.data.replay),
+        )
     }
+    update: dict[str, BaseModel] = {"data": recipe.data.model_copy(update=data)}
     if recipe.sampling.weights is not None:
         weights = str((path.parent / recipe.sampling.weights).resolve())
         update["sampling"] = recipe.sampling.model_copy(update={"weights": weights})

@@ -158,7 +158,7 @@ def build(
             total = total + late_weight(recipe, count) * parts["energy"]
         return total, metrics
 
-    def gradients(
+    def of_one_graph(
         weights: jax.Array, graph: Graph, count: jax.Array
     ) -> tuple[dict[str, Any], jax.Array]:
         (_, metrics), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
@@ -183,11 +183,11 @@ def build(
     def accumulated(
         weights: jax.Array, graphs: Graph, count: jax.Array
     ) -> tuple[dict[str, Any], jax.Array]:
-        """As ``gradients``, of graphs one after another: those of one large graph."""
+        """As ``of_one_graph``: those of one large graph, from its parts in turn."""
         own = jax.tree.map(lambda each: each.sum(0), jax.vmap(denominators)(graphs))
         totals = over_shares(own)
 
-        def of_one(graph: Graph) -> tuple[dict[str, Any], jax.Array]:
+        def share(graph: Graph) -> tuple[dict[str, Any], jax.Array]:
             following = iter(totals)
             (_, metrics), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
                 weights, graph, count, lambda own: next(following)
@@ -195,15 +195,14 @@ def build(
             return metrics, gradient
 
         def add(sums: Any, graph: Graph) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, sums, of_one(graph)), None
+            return jax.tree.map(jnp.add, sums, share(graph)), None
 
         first = jax.tree.map(lambda leaf: leaf[0], graphs)
-        nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(of_one, first))
+        nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(share, first))
         return over_shares(jax.lax.scan(add, nothing, graphs)[0])
 
     several = recipe.optimizer.accumulate > 1
-    if several:
-        gradients = accumulated
+    gradients = accumulated if several else of_one_graph
     if devices.count > 1:
         same = PartitionSpec()
         shared = PartitionSpec(*([None] if several else []), SHARES)

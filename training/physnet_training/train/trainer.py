@@ -39,6 +39,7 @@ from physnet_training.train.evaluate import Predictions
 from physnet_training.train.gaps import GapSums
 from physnet_training.train.guard import MOST_RETREATS, Diverged, Guard
 from physnet_training.train.recipe import Recipe, recipe_from
+from physnet_training.train.replay import Replay, replayed
 from physnet_training.train.split import SPLIT_FILE, Split, make_split
 from physnet_training.train.start import START_FOLDER, check_start, parameters_of_levels
 from physnet_training.train.store import RunStore, Stored, full_disk_is_said
@@ -109,9 +110,16 @@ class Trainer:
             process_index=devices.process_index,
             process_count=devices.process_count,
             keep_ladders=recipe.loss.vertical > 0,
-            **recipe.sampling.model_dump(exclude={"separated_pairs"}),
+            **recipe.sampling.model_dump(exclude={"separated_pairs", "replay_share"}),
         )
-        self.loader = whole.subset(split.train)
+        self._old = np.zeros(len(dataset), bool)
+        if recipe.data.replay:
+            self._old = replayed(dataset, len(recipe.data.sources))
+        old = self._old[split.train]
+        self._replay = Replay(
+            split.train[old], recipe.sampling.replay_share, options.seed
+        )
+        self.loader = whole.subset(split.train[~old])
         if recipe.loss.vertical > 0 and not self.loader.num_ladders:
             raise ValueError(
                 f"{dataset.path}: loss.vertical = {recipe.loss.vertical} needs "
@@ -120,7 +128,8 @@ class Trainer:
             )
         self._ladders: Ladders | None = None
         # Which weights are best is judged at the first level of theory.
-        first = split.validation[levels_of(dataset, split.validation) == 0]
+        first = self.held_out()["validation"]
+        first = first[levels_of(dataset, first) == 0]
         if not len(first):
             raise ValueError(
                 f"{dataset.path}: no molecule of its first level of theory, "
@@ -265,7 +274,7 @@ class Trainer:
             self.loader,
             self.recipe.model.cutoff,
             prepare,
-            extra=self._pair_graphs,
+            extra=self._extra_graphs,
             first=int(self.state.step),
             shares=self._shares,
         ) as feed:
@@ -317,6 +326,24 @@ class Trainer:
             "%s; going back to step %d with %.3g of the learning rate",
             *(trouble, step, self.guard.rate),
         )
+
+    def held_out(self) -> dict[str, np.ndarray]:
+        """Molecules that do not train, by what they are for."""
+        old = self._old[self.split.validation]
+        return {
+            "validation": self.split.validation[~old],
+            "test": self.split.test,
+            "replay": self.split.validation[old],
+        }
+
+    def _extra_graphs(self, number: int) -> list[Graph] | None:
+        """Graphs of the batch of this number where it is not of the new molecules."""
+        count = self.recipe.optimizer.molecules_per_step
+        rows = self._replay.batch(number, count)
+        if rows is None:
+            return self._pair_graphs(number)
+        cutoff, shares = self.recipe.model.cutoff, self._shares
+        return self.loader.shares_of_rows(rows, cutoff, shares)
 
     def _pair_graphs(self, number: int) -> list[Graph] | None:
         """Graphs of separated pairs where the batch of this number is one."""
