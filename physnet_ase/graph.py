@@ -22,6 +22,8 @@ class Labels(NamedTuple):
 
     values: dict[str, Array]  # [molecules, …] or [atoms, …]; energy float64 on the host
     weight: Array  # [molecules] relative weight of the molecule in the loss
+    # [molecules] int32, the same for those of one geometry; None: not asked for
+    ladder: Array | None = None
 
 
 class Graph(NamedTuple):
@@ -119,6 +121,7 @@ def build_graph(
     *,
     labels: Sequence[str] = (),
     weight: Array | None = None,
+    ladder: Array | None = None,
 ) -> Graph:
     """Bring molecules and their pairs to a static shape (NumPy, dtypes kept).
 
@@ -128,6 +131,7 @@ def build_graph(
         capacity: Sizes of the arrays, which must hold the batch; None: its size class.
         labels: Names of labels to carry; what a molecule lacks is NaN.
         weight: [molecules] weights in the loss; with it the graph has labels.
+        ladder: [molecules] number of each one's geometry.
     """
     size = capacity or fit_capacity(molecules, pairs)
     values, last = molecules.values, size.atoms - 1
@@ -161,7 +165,9 @@ def build_graph(
         periodic=_padded(molecules.periodic, size.molecules, False),
         cell=cell,
         k_vectors=waves,
-        labels=None if weight is None else _labels(molecules, size, labels, weight),
+        labels=None
+        if weight is None
+        else _labels(molecules, size, labels, weight, ladder),
         level=_padded(values["level"].astype(np.int32), size.molecules, 0)
         if "level" in values
         else None,
@@ -182,7 +188,11 @@ def centred(molecules: Molecules) -> Molecules:
 
 
 def _labels(
-    molecules: Molecules, size: Capacity, names: Sequence[str], weight: Array
+    molecules: Molecules,
+    size: Capacity,
+    names: Sequence[str],
+    weight: Array,
+    ladder: Array | None,
 ) -> Labels:
     padded = {}
     for name in names:
@@ -191,7 +201,11 @@ def _labels(
         padded[name] = np.full(shape, np.nan, dtype)
         if name in molecules.values:
             padded[name][: len(molecules.values[name])] = molecules.values[name]
-    return Labels(padded, _padded(weight, size.molecules, 0.0))
+    return Labels(
+        padded,
+        _padded(weight, size.molecules, 0.0),
+        None if ladder is None else _padded(ladder, size.molecules, -1),
+    )
 
 
 def _padded(array: Array, length: int, fill: float) -> Array:

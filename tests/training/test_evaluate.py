@@ -4,10 +4,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase.data import chemical_symbols
 from physnet_training.convert import convert
 from physnet_training.loading.loader import PackedMemmapLoader
 from physnet_training.packed import PackedDataset
-from physnet_training.train.evaluate import ErrorSums, Predictions, evaluate_potential
+from physnet_training.train.display import tables_by
+from physnet_training.train.evaluate import (
+    ErrorSums,
+    Predictions,
+    by_element,
+    by_size,
+    by_state,
+    evaluate_potential,
+)
 from physnet_training.train.gaps import compare_gaps, find_ladders, gap_errors
 
 from physnet_ase.checkpoint import StateRecord
@@ -74,7 +83,7 @@ def test_missing_labels_give_no_number_instead_of_zero() -> None:
         "charges": np.zeros(2),
         "charges_label": nothing,
     }
-    sums = ErrorSums()
+    sums = ErrorSums(by_state, "charge", "multiplicity")
     sums.add(values)
     row = sums.row(None)
     assert row["energy_mae_ev"] == pytest.approx(0.5)
@@ -90,7 +99,8 @@ def test_pieces_have_the_errors_of_the_whole(rng: np.random.Generator) -> None:
     for name, shape in (("energy", 40), ("forces", (atoms, 3)), ("charges", atoms)):
         values[name], values[f"{name}_label"] = rng.normal(size=(2, *np.ravel(shape)))
     values["forces_label"][3, 1] = np.nan
-    sums, start = ErrorSums(), np.cumsum(sizes) - sizes
+    sums = ErrorSums(by_state, "charge", "multiplicity")
+    start = np.cumsum(sizes) - sizes
     for first in range(0, 40, 7):
         some = slice(first, first + 7)
         mine = slice(start[some][0], start[some][-1] + sizes[some][-1])
@@ -100,7 +110,7 @@ def test_pieces_have_the_errors_of_the_whole(rng: np.random.Generator) -> None:
                 for name, array in values.items()
             }
         )
-    for state in (None, *sums.states()):
+    for state in (None, *sums.keys()):
         row = sums.row(state)
         rows = np.ones(40, bool) if state is None else (states == state).all(axis=1)
         error = (values["forces"] - values["forces_label"])[np.repeat(rows, sizes)]
@@ -109,6 +119,64 @@ def test_pieces_have_the_errors_of_the_whole(rng: np.random.Generator) -> None:
         error = (values["energy"] - values["energy_label"])[rows] / sizes[rows]
         assert row["energy_per_atom_mae_ev"] == pytest.approx(np.mean(np.abs(error)))
         assert row["molecules"] == rows.sum()
+
+
+def test_a_molecule_counts_at_each_of_its_elements() -> None:
+    values = {  # H2O, H2 and a lone O
+        "size": np.array([3, 2, 1]),
+        "atom_number": np.array([8, 1, 1, 1, 1, 8]),
+        "energy": np.array([1.0, 2.0, np.nan]),
+        "energy_label": np.zeros(3),
+        "charges": np.array([0.1, 0.2, 0.3, 0.4, 0.5, np.nan]),
+        "charges_label": np.zeros(6),
+    }
+    sums = ErrorSums(by_element, "element")
+    sums.add(values)
+    hydrogen, oxygen = sums.rows()
+    assert [hydrogen["element"], oxygen["element"]] == ["H", "O"]
+    assert [hydrogen["molecules"], oxygen["molecules"]] == [2, 2]
+    assert hydrogen["energy_mae_ev"] == pytest.approx(1.5)
+    assert oxygen["energy_mae_ev"] == pytest.approx(1.0)
+    assert oxygen["energy_per_atom_mae_ev"] == pytest.approx(1 / 3)
+    assert hydrogen["charges_mae_e"] == pytest.approx(0.35)
+    assert oxygen["charges_mae_e"] == pytest.approx(0.1)
+    assert oxygen["forces_mae_ev_per_angstrom"] is None
+
+
+def test_classes_of_size_double() -> None:
+    sizes = np.array([1, 2, 3, 4, 5, 8, 9, 16, 17])
+    error = {"energy": np.ones(9), "energy_label": np.zeros(9)}
+    sums = ErrorSums(by_size, "atoms_from", "atoms_to")
+    sums.add({"size": sizes, **error})
+    found = [
+        (row["atoms_from"], row["atoms_to"], row["molecules"]) for row in sums.rows()
+    ]
+    assert found == [
+        (1, 1, 1), (2, 2, 1), (3, 4, 2), (5, 8, 2), (9, 16, 2), (17, 32, 1)
+    ]  # fmt: skip
+
+
+def test_all_groupings_add_up(dataset: PackedDataset, potential: Potential) -> None:
+    rows = np.arange(0, len(dataset), 5)
+    loader = PackedMemmapLoader(dataset, 16).subset(rows, shuffle=False)
+    predictions = evaluate_potential(potential, loader)
+    whole, tables = predictions.errors()[0], predictions.errors_by()
+    for name in ("size", "level"):
+        assert sum(row["molecules"] for row in tables[name]) == len(rows)
+    [level] = tables["level"]
+    assert level.pop("level") == dataset.levels[0]
+    assert level.items() <= whole.items()
+    # each atom has one element, so squares of force errors add up
+    numbers = dataset.take("atomic_numbers", dataset.atom_rows(rows))
+    share = {chemical_symbols[z]: np.mean(numbers == z) for z in np.unique(numbers)}
+    rmse = "forces_rmse_ev_per_angstrom"
+    mean = sum(share[row["element"]] * row[rmse] ** 2 for row in tables["element"])
+    assert mean == pytest.approx(whole[rmse] ** 2)
+    titles = [table.title for table in tables_by(tables)]
+    assert [title.split(":")[0] for title in titles] == [
+        "by element",
+        "by number of atoms",
+    ]
 
 
 def test_nothing_to_evaluate_is_said() -> None:

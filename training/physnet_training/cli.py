@@ -165,6 +165,13 @@ def finetune(
     steps: Annotated[
         int | None, typer.Option(help="Length; default: 200 passes over the data.")
     ] = None,
+    replay: Annotated[
+        list[Path] | None,
+        typer.Option(help="Old data, to keep what the model knew; repeatable."),
+    ] = None,
+    replay_share: Annotated[
+        float, typer.Option(min=0.0, max=0.9, help="Share of batches of old data.")
+    ] = 0.2,
     settings: Settings = None,
     tensorboard: Tensorboard = False,
     devices: NumDevices = None,
@@ -185,8 +192,11 @@ def finetune(
     check_new(out)
     lowest = check_lowest(assume_multiplicity)
     with exclusive(out, computing):
-        packed = open_sources([dataset], out / "dataset", lowest)
-        content = finetune_content(model, packed, freeze)
+        old = replay or []
+        packed = open_sources([dataset, *old], out / "dataset", lowest)
+        content = finetune_content(
+            model, packed, freeze, replay=old, replay_share=replay_share
+        )
         content = with_architecture(with_settings(content, settings or ()), Path())
         chosen = with_overrides(
             recipe_from(content, "finetune"),
@@ -312,12 +322,17 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1)] = 128,
     assume_multiplicity: AssumeMultiplicity = None,
 ) -> None:
-    """Errors of a model on labelled molecules, per charge and multiplicity."""
+    """Errors of a model on labelled molecules: per state, element, size and level."""
     from rich.console import Console
 
     from physnet_ase.potential import load_potential
     from physnet_training.loading.loader import PackedMemmapLoader
-    from physnet_training.train.display import error_table, worst_table
+    from physnet_training.train.display import (
+        error_table,
+        gap_error_table,
+        tables_by,
+        worst_table,
+    )
     from physnet_training.train.evaluate import evaluate_potential
     from physnet_training.train.plots import plot_parity
     from physnet_training.train.run import open_sources
@@ -337,9 +352,15 @@ def evaluate(
             "model": model,
             "dataset": str(dataset),
             "errors": errors,
+            "errors_by": predictions.errors_by(),
+            "gaps": predictions.gaps(),
             "worst": worst,
         }
         json_file.write_text(json.dumps(content, indent=2) + "\n")
     console = Console()
     console.print(error_table(f"{model} on {dataset}", errors))
+    for table in tables_by(predictions.errors_by()):
+        console.print(table)
+    if gaps := predictions.gaps():
+        console.print(gap_error_table(gaps))
     console.print(worst_table(worst))

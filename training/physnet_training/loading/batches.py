@@ -24,6 +24,7 @@ from physnet_ase.neighbors import (
     without_vacuum,
 )
 from physnet_ase.quantities import QUANTITIES, trained
+from physnet_training.loading.geometries import geometry_keys, ladder_numbers
 from physnet_training.loading.shapes import choose_shapes
 from physnet_training.packed import PackedDataset
 from physnet_training.packed.reader import parts
@@ -210,6 +211,7 @@ class GraphBatches:
         cutoff: Pairs closer than this (Å); None: all pairs inside a molecule.
         processes: With more than one process the shapes must agree without looking at
             the others' positions, so capacities are those without a cutoff.
+        keep_ladders: Labels say which molecules of a graph are one geometry.
 
     Raises:
         ValueError: Periodic molecules without a cutoff.
@@ -223,11 +225,13 @@ class GraphBatches:
         *,
         cutoff: float | None = None,
         processes: int = 1,
+        keep_ladders: bool = False,
     ) -> None:
         self.dataset = dataset
         self.slots = slots
         self.cutoff = cutoff
         self.processes = processes
+        self.keep_ladders = keep_ladders
         self.shapes: list[Capacity] = []
         self._labels = [q.name for q in trained() if q.name in dataset.fields]
         self._periodic = _any_periodic(dataset, indices)
@@ -325,6 +329,7 @@ class GraphBatches:
                 shape,
                 labels=self._labels,
                 weight=self._weight(share, weights),
+                ladder=_ladders(share) if self.keep_ladders else None,
             )
             for share, its_pairs in zip(shares, pairs, strict=True)
         ]
@@ -390,6 +395,15 @@ class GraphBatches:
         self._sample_neighbors = np.array(
             [near[found.n_atoms == size].mean() for size in self._sample_sizes]
         )
+
+
+def _ladders(molecules: Molecules) -> Array:
+    """[molecules] number of each one's geometry among them."""
+    values = molecules.values
+    keys = geometry_keys(
+        values["atomic_numbers"], values["positions"], molecules.n_atoms
+    )
+    return ladder_numbers(keys, values.get("level"))
 
 
 def _largest(needs: list[Capacity]) -> Capacity:

@@ -19,6 +19,7 @@ from physnet_training.loading.batches import (
     read_batches,
     with_filler,
 )
+from physnet_training.loading.geometries import numbers_of
 from physnet_training.loading.order import (
     Sampler,
     Sampling,
@@ -130,7 +131,8 @@ class Walk:
         for name in ("epoch", "index", *settings):
             if name not in state:
                 raise ValueError(f"the loader's state lacks {name!r}: {dict(state)}")
-        for name, mine in settings.items():
+        for name in state.keys() - {"epoch", "index"}:
+            mine = settings.get(name)
             if state[name] != mine:
                 raise ValueError(
                     f"the loader's state was taken with {name} = {state[name]}, this "
@@ -206,6 +208,9 @@ class PackedMemmapLoader:
             molecules to the power 1 - balance, so that 1 draws every state equally
             often. Above 0 an epoch holds as many draws as there are molecules instead
             of every molecule once.
+        keep_ladders: Molecules of one geometry and level of theory follow each other,
+            so that batches hold ladders of states (one at the border of two batches is
+            torn), and graphs say which of their molecules are one geometry.
         weights: Weight in the loss of each molecule of the dataset, from 0, as an
             array or a ``.npy`` file; None: all 1.
 
@@ -226,11 +231,12 @@ class PackedMemmapLoader:
         block_size: int | None = None,
         mixed_blocks: int = 16,
         balance: float = 0.0,
+        keep_ladders: bool = False,
         weights: Array | str | Path | None = None,
     ) -> None:
         check_share(batch_size, process_index, process_count)
         self.sampling = Sampling(
-            shuffle, bucket_size, seed, block_size, mixed_blocks, balance
+            shuffle, bucket_size, seed, block_size, mixed_blocks, balance, keep_ladders
         )
         self.sampling.check()
         self.dataset: PackedDataset = (
@@ -248,12 +254,14 @@ class PackedMemmapLoader:
         if int(sizes.max()) < 2**16:
             sizes = self._sizes = sizes.astype(np.uint16)  # sorts several times faster
         find_states = partial(state_numbers, self.dataset, indices)
+        find_ladders = partial(numbers_of, self.dataset, indices)
         self._sampler = Sampler(
             sizes,
             self.sampling,
             group=self.batch_size * self.process_count,
             process_count=self.process_count,
             states=find_states if self.sampling.balance > 0 else None,
+            ladders=find_ladders if self.sampling.keep_ladders else None,
         )
         self._walk = Walk(
             self.dataset,
@@ -266,6 +274,12 @@ class PackedMemmapLoader:
         self._builders: dict[tuple[float | None, int], GraphBatches] = {}
         self._widths: Array | None = None
         self._padding = PaddingCount()
+
+    @property
+    def num_ladders(self) -> int:
+        """Geometries with several molecules, where ladders are kept."""
+        ladders = self._sampler.ladders
+        return 0 if ladders is None else int((np.bincount(ladders) > 1).sum())
 
     @property
     def num_molecules(self) -> int:
@@ -294,7 +308,7 @@ class PackedMemmapLoader:
         Args:
             indices: Molecule indices of the dataset, each once.
             shuffle: As in the constructor; None keeps this loader's. False also turns
-                blocks and balance off.
+                blocks, balance and ladders off.
 
         Raises:
             ValueError: No indices, repeated ones, or ones outside of the dataset.
@@ -321,7 +335,10 @@ class PackedMemmapLoader:
         self._walk.restore(state, self._settings())
 
     def _settings(self) -> dict[str, Any]:
-        return self.sampling._asdict() | {
+        settings = self.sampling._asdict()
+        if not self.sampling.keep_ladders:
+            del settings["keep_ladders"]  # states of before there were any still fit
+        return settings | {
             "batch_size": self.batch_size,
             "process_count": self.process_count,
             "num_molecules": self.num_molecules,
@@ -398,8 +415,20 @@ class PackedMemmapLoader:
         self._cutoff, self._count = cutoff, count
         return self._walk_shares(builder, count)
 
+    def shares_of_rows(
+        self, rows: Array, cutoff: float | None, count: int
+    ) -> list[Graph]:
+        """As ``shares_of``, of any molecules of the dataset, with their weights."""
+        names = self._builder(cutoff, count).names
+        some, [places] = read_batches(self.dataset, [rows], names, whole_states=True)
+        return self.shares_of(some.take(places), cutoff, count, self.weights)
+
     def shares_of(
-        self, molecules: Molecules, cutoff: float | None, count: int
+        self,
+        molecules: Molecules,
+        cutoff: float | None,
+        count: int,
+        weights: Array | None = None,
     ) -> list[Graph]:
         """Padded graphs of molecules from elsewhere, in this loader's shapes.
 
@@ -408,13 +437,16 @@ class PackedMemmapLoader:
                 same in all processes.
             cutoff: As for ``graphs``.
             count: As for ``shares``.
+            weights: [molecules of the dataset] weights in the loss; None: 1 for each.
         """
         processes = self.process_count
         whole = np.arange(len(molecules))
-        shares = [whole[p::processes] for p in range(processes)]
-        mine = [molecules.take(s) for s in _divided(shares[self.process_index], count)]
+        divided = self._sampler.divided
+        shares = divided(whole, processes)
+        mine = [molecules.take(s) for s in divided(shares[self.process_index], count)]
         builder = self._builder(cutoff, count)
-        return builder.build(mine, None, self._sizes_of(shares, count, molecules))
+        sizes = self._sizes_of(shares, count, molecules)
+        return builder.build(mine, weights, sizes)
 
     def _sizes_of(
         self, shares: list[Array], count: int, molecules: Molecules | None = None
@@ -423,11 +455,13 @@ class PackedMemmapLoader:
         if self.process_count == 1:
             return None
         sizes = self._sizes if molecules is None else molecules.n_atoms
-        return [sizes[own] for share in shares for own in _divided(share, count)]
+        divided = self._sampler.divided
+        return [sizes[own] for share in shares for own in divided(share, count)]
 
     def _walk_shares(self, builder: GraphBatches, count: int) -> Iterator[list[Graph]]:
         for step in self._walk.steps(builder.names, whole_states=True):
-            chosen = [step.molecules.take(own) for own in _divided(step.places, count)]
+            places = self._sampler.divided(step.places, count)
+            chosen = [step.molecules.take(own) for own in places]
             sizes = self._sizes_of(step.shares, count)
             graphs = builder.build(chosen, self.weights, sizes)
             for graph in graphs:
@@ -474,6 +508,7 @@ class PackedMemmapLoader:
                 self.batch_size // count,
                 cutoff=cutoff,
                 processes=self.process_count,
+                keep_ladders=self.sampling.keep_ladders,
             )
             # No shape for the one short batch: it is not worth its compilation.
             some = self._sampler.spread(_FIT_BATCHES)
@@ -481,18 +516,13 @@ class PackedMemmapLoader:
                 [
                     self._sizes[own]
                     for share in self._sampler.shares(0, index)
-                    for own in _divided(share, count)
+                    for own in self._sampler.divided(share, count)
                 ]
                 for index in some
             ]
             builder.fit_shapes(self._sizes, batches)
             self._builders[cutoff, count] = builder
         return self._builders[cutoff, count]
-
-
-def _divided(places: Array, count: int) -> list[Array]:
-    """Places of a batch for each of several devices, alike in number and sizes."""
-    return [places[device::count] for device in range(count)]
 
 
 def split_loader(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from physnet_training.distinct_states import distinct_states
 from physnet_training.hashing import hash_uniform
+from physnet_training.loading.geometries import together
 from physnet_training.packed import PackedDataset
 from physnet_training.packed.reader import parts
 
@@ -29,6 +30,7 @@ class Sampling(NamedTuple):
     block_size: int | None = None
     mixed_blocks: int = 16
     balance: float = 0.0
+    keep_ladders: bool = False
 
     def check(self) -> None:
         """Refuse impossible settings.
@@ -50,7 +52,7 @@ class Sampling(NamedTuple):
                 "balance must lie between 0 (as in the data) and 1 (every state as "
                 f"often as the others), got {self.balance}"
             )
-        for name in ("block_size", "balance"):
+        for name in ("block_size", "balance", "keep_ladders"):
             if getattr(self, name) and not self.shuffle:
                 raise ValueError(
                     f"{name} = {getattr(self, name)} changes a random order, but "
@@ -65,6 +67,7 @@ def epoch_order(
     *,
     group: int,
     states: Array | None = None,
+    ladders: Array | None = None,
 ) -> Array:
     """The molecules of an epoch, neighbours of similar size.
 
@@ -79,6 +82,8 @@ def epoch_order(
         group: Molecules per batch, over all processes.
         states: [molecules] number of each one's state, from 0, for a balance above 0:
             the epoch then holds as many draws as there are molecules.
+        ladders: [molecules] number of each one's geometry, from 0: those of one
+            geometry then stand together.
 
     Returns:
         [molecules] int32 (int64 for more than 2³¹) positions in ``sizes``.
@@ -91,6 +96,8 @@ def epoch_order(
     order = _shuffled(count, sampling, rng).astype(dtype, copy=False)
     if states is not None and sampling.balance > 0:
         order = balanced_draws(states, sampling.balance, rng).astype(dtype)[order]
+    if ladders is not None:
+        order = together(order, ladders)
     whole = count // group * group
     # One batch per window needs no order of batches: all of them are sorted at once.
     single = sampling.bucket_size < 2 * group
@@ -98,6 +105,8 @@ def epoch_order(
     step = window if not single else max(_AT_ONCE // group, 1) * group
     for start in range(0, whole, step):
         piece = order[start : min(start + step, whole)]
+        if single and ladders is not None:
+            continue  # sorted by size, devices could not be given whole ladders
         if single:
             rows = piece.reshape(-1, group)
             ranks = np.argsort(sizes[rows], axis=1, kind="stable")
@@ -203,6 +212,7 @@ class Sampler:
         group: Molecules per batch, over all processes.
         process_count: Processes that share each batch.
         states: Gives the number of each molecule's state, where these are balanced.
+        ladders: Gives the number of each molecule's geometry, where these are kept.
     """
 
     def __init__(
@@ -213,6 +223,7 @@ class Sampler:
         group: int,
         process_count: int,
         states: Callable[[], Array] | None = None,
+        ladders: Callable[[], Array] | None = None,
     ) -> None:
         self.sizes = sizes
         self.sampling = sampling
@@ -220,11 +231,17 @@ class Sampler:
         self.process_count = process_count
         self.num_batches = -(-len(sizes) // group)
         self._find_states = states
+        self._find_ladders = ladders
         self._order: tuple[int, Array] | None = None
 
     @cached_property
     def _states(self) -> Array | None:
         return None if self._find_states is None else self._find_states()
+
+    @cached_property
+    def ladders(self) -> Array | None:
+        """[molecules] number of each one's geometry, where these are kept."""
+        return None if self._find_ladders is None else self._find_ladders()
 
     def whole(self, epoch: int, index: int) -> Array:
         """Positions of the molecules of a batch, all processes together."""
@@ -236,6 +253,7 @@ class Sampler:
                 epoch,
                 group=self.group,
                 states=self._states,
+                ladders=self.ladders,
             )
             self._order = order = (epoch, made)
         return order[1][index * self.group : (index + 1) * self.group]
@@ -243,7 +261,17 @@ class Sampler:
     def shares(self, epoch: int, index: int) -> list[Array]:
         """Positions of the molecules of a batch, for each process."""
         whole = self.whole(epoch, index)
-        return [whole[p :: self.process_count] for p in range(self.process_count)]
+        return self.divided(whole, self.process_count)
+
+    def divided(self, places: Array, count: int) -> list[Array]:
+        """Places of a batch for each of several processes or devices.
+
+        Their number is alike, and so are their sizes. Kept ladders stay whole but
+        where one lies across the border between two.
+        """
+        if self.sampling.keep_ladders:
+            return np.array_split(places, count)
+        return [places[each::count] for each in range(count)]
 
     def spread(self, count: int) -> list[int]:
         """At most ``count`` full batches from everywhere in an epoch."""

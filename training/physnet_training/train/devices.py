@@ -93,7 +93,6 @@ class Devices:
         self.local = most or fewest
         chosen = [device for own in of_process for device in own[: self.local]]
         self.mesh = Mesh(np.array(chosen), (SHARES,))
-        self._shared = NamedSharding(self.mesh, PartitionSpec(SHARES))
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
 
     def __str__(self) -> str:
@@ -130,21 +129,37 @@ class Devices:
         """A batch on the devices.
 
         Args:
-            shares: One graph for each device of this process, all of one shape.
+            shares: Graphs of one shape: one for each device of this process, or as
+                many again for each further batch that a step accumulates.
 
         Returns:
-            The shares behind each other; indices count inside each share.
+            The shares of the devices behind each other; indices count inside each
+            share. Several batches are stacked in front.
         """
+        turns = [
+            shares[start : start + self.local]
+            for start in range(0, len(shares), self.local)
+        ]
+        spec = PartitionSpec(SHARES)
+        if len(turns) == 1:
+            [parts] = turns
+        else:
+            parts = [
+                jax.tree.map(lambda *each: np.stack(each), *of)
+                for of in zip(*turns, strict=True)
+            ]
+            spec = PartitionSpec(None, SHARES)
         if self.count == 1:
-            [graph] = shares
+            [graph] = parts
             return jax.device_put(graph)
 
         def together(*parts: np.ndarray) -> jax.Array:
             return jax.make_array_from_process_local_data(
-                self._shared, np.concatenate(parts)
+                NamedSharding(self.mesh, spec),
+                np.concatenate(parts, axis=len(spec) - 1),
             )
 
-        return jax.tree.map(together, *shares)
+        return jax.tree.map(together, *parts)
 
     def everywhere(self, tree: Any) -> Any:
         """Arrays that are the same in all processes, on all devices."""

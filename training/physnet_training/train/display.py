@@ -1,5 +1,6 @@
 """What a training shows in the terminal: a progress bar and tables of errors."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -66,6 +67,8 @@ def _short(row: dict[str, Any]) -> str:
         parts.append(f"E {1000 * energy:.3g} meV")
     if forces is not None:
         parts.append(f"F {1000 * forces:.3g} meV/Å")
+    if "vertical_mae_ev" in row:
+        parts.append(f"between states {1000 * row['vertical_mae_ev']:.3g} meV")
     return "validation MAE " + ", ".join(parts)
 
 
@@ -95,34 +98,84 @@ def worst_table(worst: dict[str, list[dict[str, Any]]], most: int = 5) -> Table:
     return table
 
 
-def error_table(title: str, rows: list[dict[str, Any]]) -> Table:
-    """Errors per state as a table in meV, meV/Å and e."""
+def gap_error_table(gaps: dict[str, dict[str, float]]) -> Table:
+    """Errors of vertical gaps in meV."""
+    table = Table(
+        title="differences between states of a geometry", title_justify="left"
+    )
+    for heading in ("of", "number", "MAE (meV)", "RMSE (meV)"):
+        table.add_column(heading, justify="right")
+    for kind, found in gaps.items():
+        errors = (f"{1000 * found[key]:.3g}" for key in ("mae_ev", "rmse_ev"))
+        table.add_row(kind.replace("_", " "), str(found["count"]), *errors)
+    return table
+
+
+def error_table(
+    title: str, rows: list[dict[str, Any]], more: Mapping[str, str] | None = None
+) -> Table:
+    """Errors per group as a table in meV, meV/Å and e.
+
+    Args:
+        title: Above the table.
+        rows: Each begins with the key of its group, then says how many molecules.
+        more: Further columns of numbers: key -> heading in thousandths of its unit.
+    """
     table = Table(title=title, title_justify="left")
-    for heading in (
-        "charge",
-        "2S+1",
-        "molecules",
-        "E MAE (meV)",
-        "E RMSE (meV)",
-        "F MAE (meV/Å)",
-        "F RMSE (meV/Å)",
-    ):
+    numbers = _NUMBERS | {
+        key: heading
+        for key, heading in (more or {}).items()
+        if any(row[key] is not None for row in rows)
+    }
+    keys = [key for key in _GROUPS if key in rows[0]]
+    for key in keys:
+        table.add_column(_GROUPS[key], justify="right")
+    for heading in ("molecules", *numbers.values()):
         table.add_column(heading, justify="right")
     for row in rows:
-        whole = row["charge"] is None
+        whole = all(row[key] is None for key in keys)
         table.add_row(
-            "all" if whole else f"{row['charge']:+d}",
-            "all" if whole else str(row["multiplicity"]),
+            *("all" if whole else _cell(key, row[key]) for key in keys),
             str(row["molecules"]),
-            *(
-                "–" if row[key] is None else f"{1000 * row[key]:.3g}"
-                for key in (
-                    "energy_mae_ev",
-                    "energy_rmse_ev",
-                    "forces_mae_ev_per_angstrom",
-                    "forces_rmse_ev_per_angstrom",
-                )
-            ),
+            *("–" if row[key] is None else f"{1000 * row[key]:.3g}" for key in numbers),
             end_section=whole,
         )
     return table
+
+
+_GROUPS = {
+    "charge": "charge",
+    "multiplicity": "2S+1",
+    "element": "element",
+    "atoms_from": "atoms from",
+    "atoms_to": "to",
+    "level": "level of theory",
+}
+_NUMBERS = {
+    "energy_mae_ev": "E MAE (meV)",
+    "energy_rmse_ev": "E RMSE (meV)",
+    "forces_mae_ev_per_angstrom": "F MAE (meV/Å)",
+    "forces_rmse_ev_per_angstrom": "F RMSE (meV/Å)",
+}
+_OF_ATOMS = {
+    "charges_mae_e": "q MAE (me)",
+    "spin_populations_mae_e": "s MAE (me)",
+}
+
+
+def _cell(key: str, value: Any) -> str:
+    return f"{value:+d}" if key == "charge" else str(value)
+
+
+def tables_by(errors: dict[str, list[dict[str, Any]]]) -> list[Table]:
+    """Errors per element, size and level; what all molecules share has no table."""
+    titles = {
+        "element": "by element: of its atoms, energies of molecules that contain it",
+        "size": "by number of atoms",
+        "level": "by level of theory",
+    }
+    return [
+        error_table(titles[name], rows, _OF_ATOMS if name == "element" else None)
+        for name, rows in errors.items()
+        if len(rows) > 1
+    ]

@@ -1,8 +1,9 @@
 """Gaps between states: labelled ladders, a model beside them, tables."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,14 @@ from physnet_ase.observables import (
 from physnet_ase.observables.relaxation import Relaxation
 from physnet_ase.potential import Potential
 from physnet_ase.state import ElectronicState
+from physnet_training.loading.geometries import Ladders
 from physnet_training.packed import PackedDataset
 from physnet_training.train.split import Split
 
 GAPS = ("ionization_energy", "electron_affinity", "singlet_triplet_gap")
+ANY_TWO = "any_two_states"
+LOWEST_AFFINITY = 0.2
+"""eV; below it the anion is not bound and its label an artefact of the basis."""
 
 
 @dataclass(frozen=True)
@@ -40,30 +45,95 @@ class Ladder:
         return Atoms(self.numbers, self.positions)
 
     def gap_states(self) -> dict[str, tuple[ElectronicState, ElectronicState]]:
-        """Upper minus lower state of each vertical gap that the labels define.
+        """As the function of this name."""
+        return gap_states(self.energies)
 
-        The neutral is the lowest labelled neutral state; the ion the lowest labelled
-        one whose multiplicity differs by one; the singlet–triplet gap is E_T - E_S.
-        """
-        pairs: dict[str, tuple[ElectronicState, ElectronicState]] = {}
-        neutral = [state for state in self.energies if state.charge == 0]
-        if not neutral:
-            return pairs
-        ground = min(neutral, key=self.energies.__getitem__)
-        for gap, charge in (("ionization_energy", 1), ("electron_affinity", -1)):
-            ions = [
-                state
-                for state in self.energies
-                if state.charge == charge
-                and abs(state.multiplicity - ground.multiplicity) == 1
-            ]
-            if ions:
-                ion = min(ions, key=self.energies.__getitem__)
-                pairs[gap] = (ion, ground) if charge == 1 else (ground, ion)
-        singlet, triplet = ElectronicState(0, 1), ElectronicState(0, 3)
-        if singlet in self.energies and triplet in self.energies:
-            pairs["singlet_triplet_gap"] = (triplet, singlet)
+
+def gap_states(
+    energies: Mapping[ElectronicState, float],
+) -> dict[str, tuple[ElectronicState, ElectronicState]]:
+    """Upper minus lower state of each vertical gap that labels of a geometry define.
+
+    The neutral is the lowest labelled neutral state; the ion the lowest labelled
+    one whose multiplicity differs by one; the singlet–triplet gap is E_T - E_S.
+    """
+    pairs: dict[str, tuple[ElectronicState, ElectronicState]] = {}
+    neutral = [state for state in energies if state.charge == 0]
+    if not neutral:
         return pairs
+    ground = min(neutral, key=energies.__getitem__)
+    for gap, charge in (("ionization_energy", 1), ("electron_affinity", -1)):
+        ions = [
+            state
+            for state in energies
+            if state.charge == charge
+            and abs(state.multiplicity - ground.multiplicity) == 1
+        ]
+        if ions:
+            ion = min(ions, key=energies.__getitem__)
+            pairs[gap] = (ion, ground) if charge == 1 else (ground, ion)
+    singlet, triplet = ElectronicState(0, 1), ElectronicState(0, 3)
+    if singlet in energies and triplet in energies:
+        pairs["singlet_triplet_gap"] = (triplet, singlet)
+    return pairs
+
+
+class GapSums:
+    """Sums of errors of vertical gaps, of molecules that come in the order of ladders.
+
+    Memory holds one ladder, and the order.
+
+    Args:
+        dataset: Where the molecules are.
+        ladders: Their order.
+    """
+
+    def __init__(self, dataset: PackedDataset, ladders: Ladders) -> None:
+        self._dataset, self._ladders, self._shared = dataset, ladders, ladders.shared
+        self._place = 0
+        self._number = -1
+        # of the ladder of this number: state -> label and error in eV
+        self._open: dict[ElectronicState, tuple[float, float]] = {}
+        self._sums: dict[str, NDArray[Any]] = {}
+
+    def add(self, values: Mapping[str, NDArray[Any]]) -> None:
+        """Add the next molecules, with values as ``evaluate.Predictions`` has them."""
+        own = slice(self._place, self._place + len(values["state"]))
+        self._place = own.stop
+        if "energy" not in values:
+            return
+        errors = values["energy"] - values["energy_label"]
+        labels = self._dataset.take("energy", self._ladders.molecules[own])
+        numbers = self._ladders.numbers[own]
+        for place in np.flatnonzero(np.isfinite(errors) & self._shared[own]).tolist():
+            if numbers[place] != self._number:
+                self._close()
+                self._number = numbers[place]
+            state = ElectronicState(*values["state"][place].tolist())
+            self._open[state] = float(labels[place]), float(errors[place])
+
+    def _close(self) -> None:
+        """Count what the open ladder holds."""
+        energies = {state: label for state, (label, _) in self._open.items()}
+        pairs = [(ANY_TWO, pair) for pair in combinations(energies, 2)]
+        for kind, (upper, lower) in [*pairs, *gap_states(energies).items()]:
+            gap = energies[upper] - energies[lower]
+            if kind == "electron_affinity" and gap <= LOWEST_AFFINITY:
+                continue
+            error = self._open[upper][1] - self._open[lower][1]
+            sums = np.array([1.0, abs(error), error**2])
+            self._sums[kind] = self._sums.get(kind, 0.0) + sums
+        self._open.clear()
+
+    def errors(self) -> dict[str, dict[str, float]]:
+        """Number, MAE and RMSE (eV) per kind of gap, and of all pairs of states."""
+        self._close()
+        return {
+            kind: {"count": int(n), "mae_ev": size / n, "rmse_ev": (square / n) ** 0.5}
+            for kind in (ANY_TWO, *GAPS)
+            if kind in self._sums
+            for n, size, square in [self._sums[kind].tolist()]
+        }
 
 
 def find_ladders(dataset: PackedDataset, rows: NDArray[np.int64]) -> list[Ladder]:
@@ -165,7 +235,7 @@ def compare_gaps(potential: Potential, ladders: list[Ladder]) -> list[GapCompari
 
 
 def gap_errors(
-    comparisons: list[GapComparison], *, lowest_affinity: float = 0.2
+    comparisons: list[GapComparison], *, lowest_affinity: float = LOWEST_AFFINITY
 ) -> dict[str, dict[str, float]]:
     """Number, MAE and RMSE (eV) per kind of gap.
 
@@ -198,8 +268,6 @@ SHORT = {
     "electron_affinity": "EA",
     "singlet_triplet_gap": "S–T gap",
 }
-LOWEST_AFFINITY = 0.2
-"""eV; below it the anion is not bound and its label an artefact of the basis."""
 
 
 def adiabatic_gaps(ladder: Ladder, potential: Potential) -> dict[str, float | str]:
@@ -270,8 +338,7 @@ def compare(
     return {
         name: {
             which: gap_errors(
-                compare_gaps(model, [row for row in ladders if set(row.rows) <= part]),
-                lowest_affinity=LOWEST_AFFINITY,
+                compare_gaps(model, [row for row in ladders if set(row.rows) <= part])
             )
             for which, model in (("this model", potential), ("pretrained", other))
         }

@@ -83,8 +83,44 @@ def loss_terms(
         )
         for name, prediction in predicted.items()
     }
+    if labels.ladder is not None and "energy" in predicted:
+        parts["vertical"] = vertical_error(config, predicted["energy"], graph, total)
     penalties, atoms = jnp.sum(nonhierarchicality), total(jnp.sum(graph.atom_mask))
     return parts | {"nonhierarchicality": penalties / jnp.maximum(atoms, 1)}
+
+
+def vertical_error(
+    config: LossConfig,
+    energy: Float[Array, " n"],
+    graph: Graph,
+    total: Callable[[Array], Array] = lambda own: own,
+) -> Float[Array, ""]:
+    """Mean penalty of the error of E(a) - E(b), over all pairs of states of a geometry.
+
+    A pair weighs as much as the lesser of its two molecules; 0 where there is no pair.
+
+    Args:
+        config: Shape of the penalty.
+        energy: Predicted, in eV, without references.
+        graph: With labels that say which molecules are one geometry.
+        total: As for :func:`masked_mean`; pairs count within a share.
+    """
+    labels = graph.labels
+    if labels is None or labels.ladder is None:
+        raise ValueError("the graph has no ladders; use a loader with keep_ladders")
+    label, weight = labels.values["energy"], labels.weight * graph.molecule_mask
+    first, second = jnp.triu_indices(len(energy), k=1)
+    state = jnp.stack([graph.total_charge, graph.spin_multiplicity])
+    pair = (labels.ladder[first] == labels.ladder[second]) & jnp.any(
+        state[:, first] != state[:, second], axis=0
+    )
+    return masked_mean(
+        energy[first] - energy[second],
+        label[first] - label[second],
+        jnp.where(pair, jnp.minimum(weight[first], weight[second]), 0.0),
+        config,
+        total,
+    )
 
 
 def total_loss(

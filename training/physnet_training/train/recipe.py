@@ -26,6 +26,11 @@ class DataConfig(_Section):
     sources: tuple[str, ...] = Field(
         (), description="a packed dataset, or files to convert; relative to the recipe"
     )
+    replay: tuple[str, ...] = Field(
+        (),
+        description="old data of a start.model, like sources: sampling.replay_share "
+        "of the batches is of them, so that the model keeps what it knew",
+    )
     assume_multiplicity: Literal["lowest"] | None = Field(
         None, description="for data without spin: take the lowest of the right parity"
     )
@@ -105,6 +110,9 @@ class SamplingConfig(_Section):
         description="share of batches made of two molecules far apart, each in the "
         "state that makes the pair's energy lowest; needs vertical ladders",
     )
+    replay_share: float = Field(
+        0.2, ge=0, lt=1, description="share of batches of old molecules, of data.replay"
+    )
     weights: str | None = Field(
         None, description=".npy file, one weight in the loss per molecule"
     )
@@ -124,6 +132,12 @@ class LossConfig(BaseModel):
 
     nonhierarchicality: float = Field(
         0.01, ge=0, description="keeps the contributions of later blocks small"
+    )
+    vertical: float = Field(
+        0.0,
+        ge=0,
+        description="of the error of energy differences between states of one "
+        "geometry, per eV; batches then hold ladders of states together",
     )
     kind: Literal["l1", "huber", "squared"] = Field(
         "l1",
@@ -153,6 +167,11 @@ class LossConfig(BaseModel):
                 "kind = 'huber' and a huber_delta above 0 belong together, got "
                 f"{self.kind!r} and {self.huber_delta}"
             )
+        if self.vertical > 0 and not self.weight("energy"):
+            raise ValueError(
+                f"vertical = {self.vertical} is about energies, whose weight is 0; "
+                "raise energy, or leave vertical out"
+            )
         known = [q.name for q in trained()]
         for name, weight in self.__pydantic_extra__.items():
             if name not in known:
@@ -174,7 +193,10 @@ class OptimizerConfig(_Section):
     """AMSGrad with a learning-rate schedule, clipping and an average of the weights."""
 
     steps: int = Field(100_000, ge=1, description="length of the training")
-    batch_size: int = Field(32, ge=1, description="molecules per step")
+    batch_size: int = Field(32, ge=1, description="molecules computed at once")
+    accumulate: int = Field(
+        1, ge=1, description="batches per step, one after another: less memory"
+    )
     schedule: Literal["cosine", "wsd", "constant", "plateau", "schedule-free"] = Field(
         "cosine",
         description="of the learning rate after its rise; cosine: down to the end; "
@@ -211,6 +233,11 @@ class OptimizerConfig(_Section):
         2_000, ge=1, description="steps between validations, which also store the state"
     )
     seed: int = Field(0, ge=0, description="of the initial weights and of the order")
+
+    @property
+    def molecules_per_step(self) -> int:
+        """Over all devices and all batches of a step."""
+        return self.batch_size * self.accumulate
 
     @property
     def decay_start(self) -> int:
@@ -359,10 +386,14 @@ def load_recipe(path: "str | Path", settings: Sequence[str] = ()) -> Recipe:
     origin = f"{path} with {', '.join(settings)}" if settings else path
     content = with_architecture(with_settings(content, settings), path.parent)
     recipe = recipe_from(content, origin)
-    sources = tuple(str((path.parent / s).resolve()) for s in recipe.data.sources)
-    update: dict[str, BaseModel] = {
-        "data": recipe.data.model_copy(update={"sources": sources})
+    data = {
+        name: tuple(str((path.parent / each).resolve()) for each in sources)
+        for name, sources in (
+            ("sources", recipe.data.sources),
+            ("replay", recipe.data.replay),
+        )
     }
+    update: dict[str, BaseModel] = {"data": recipe.data.model_copy(update=data)}
     if recipe.sampling.weights is not None:
         weights = str((path.parent / recipe.sampling.weights).resolve())
         update["sampling"] = recipe.sampling.model_copy(update={"weights": weights})

@@ -36,7 +36,7 @@ def open_data(recipe: Recipe, out: Path) -> PackedDataset:
         raise ValueError(
             "the recipe names no data; set data.sources or give --data FILE_OR_DATASET"
         )
-    sources = [Path(source) for source in recipe.data.sources]
+    sources = [Path(source) for source in recipe.data.sources + recipe.data.replay]
     return open_sources(sources, out / "dataset", recipe.data.assume_multiplicity)
 
 
@@ -120,8 +120,9 @@ def finish(
     """Run a trainer to its end, draw its pictures, evaluate the test part.
 
     Returns:
-        The report, also written to ``evaluation.json``: errors per state and the worst
-        molecules of the validation and (where there is one) the test part, steps and
+        The report, also written to ``evaluation.json``: errors per state,
+        element, size and level and of vertical gaps, and the worst molecules of the
+        validation and (where there are such) the test part and old data, steps and
         seconds.
     """
     out = trainer.out
@@ -134,12 +135,13 @@ def finish(
         "training_molecules": len(trainer.split.train),
         "data": trainer.data_report(),
     }
-    for name in ("validation", "test"):
-        rows = getattr(trainer.split, name)
+    for name, rows in trainer.held_out().items():
         if len(rows):
             part = loader.subset(rows, shuffle=False)
             predictions = evaluate_potential(potential, part)
             report[name] = predictions.errors()
+            report[f"{name}_by"] = predictions.errors_by()
+            report[f"{name}_gaps"] = predictions.gaps()
             report[f"{name}_worst"] = predictions.worst.rows()
             if writes:
                 plot_parity(predictions, out / f"parity_{name}.png")

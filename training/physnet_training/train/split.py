@@ -1,11 +1,9 @@
 """Who trains, who validates, who is never seen: membership stored with the run."""
 
 import difflib
-import hashlib
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from physnet_training.hashing import hash_uniform
+from physnet_training.loading.geometries import keys_of
 from physnet_training.loading.order import both_parts, split_indices
 from physnet_training.packed import PackedDataset
 from physnet_training.packed.reader import parts
@@ -21,7 +20,6 @@ from physnet_training.train.recipe import SplitConfig
 Array = NDArray[Any]
 SPLIT_FILE = "split.npz"
 """Name of the stored split in a run's folder."""
-_CHUNK = 1 << 16  # molecules held in memory at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,18 +136,7 @@ def geometry_split(
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must lie between 0 and 1, got {fraction}")
     indices = np.arange(len(dataset)) if molecules is None else molecules
-    keys = np.empty(len(indices), dtype=np.uint64)
-    for start in range(0, len(indices), _CHUNK):
-        some = indices[start : start + _CHUNK]
-        rows = dataset.atom_rows(some)
-        numbers = dataset.take("atomic_numbers", rows)
-        positions = np.rint(dataset.take("positions", rows) * 1e4).astype(np.int64)
-        ends = np.cumsum(dataset.n_atoms[some])
-        for place, (first, end) in enumerate(pairwise([0, *ends.tolist()])):
-            content = numbers[first:end].tobytes() + positions[first:end].tobytes()
-            digest = hashlib.sha256(content).digest()
-            keys[start + place] = int.from_bytes(digest[:8], "little")
-    inside = hash_uniform(keys, seed) < fraction
+    inside = hash_uniform(keys_of(dataset, indices), seed) < fraction
     return both_parts(indices, inside, f"fraction {fraction}, seed {seed}")
 
 

@@ -144,18 +144,21 @@ def build(
         return outputs, predicted_labels(outputs, graph, labels)
 
     def loss_fn(
-        weights: jax.Array, graph: Graph, count: jax.Array
+        weights: jax.Array,
+        graph: Graph,
+        count: jax.Array,
+        total_of: Callable[[jax.Array], jax.Array] = over_shares,
     ) -> tuple[jax.Array, dict[str, Any]]:
         outputs, predicted = predict_labels(weights, graph)
         penalty = outputs["nonhierarchicality"]
-        parts = loss_terms(recipe.loss, predicted, penalty, graph, over_shares)
+        parts = loss_terms(recipe.loss, predicted, penalty, graph, total_of)
         total = total_loss(recipe.loss, parts)
         metrics = {"loss": total, **parts}  # comparable from start to end
         if recipe.loss.late_energy != 1.0 and "energy" in parts:
             total = total + late_weight(recipe, count) * parts["energy"]
         return total, metrics
 
-    def gradients(
+    def of_one_graph(
         weights: jax.Array, graph: Graph, count: jax.Array
     ) -> tuple[dict[str, Any], jax.Array]:
         (_, metrics), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
@@ -163,8 +166,46 @@ def build(
         )
         return over_shares((metrics, gradient))
 
+    def denominators(graph: Graph) -> list[jax.Array]:
+        """What a graph adds to those of the loss's means, in their order."""
+        found: list[jax.Array] = []
+
+        def noted(own: jax.Array) -> jax.Array:
+            found.append(own)
+            return own
+
+        known = {} if graph.labels is None else graph.labels.values
+        nothing = {name: jnp.zeros_like(known[name]) for name in labels}
+        penalty = jnp.zeros(graph.atom_mask.shape)
+        loss_terms(recipe.loss, nothing, penalty, graph, noted)
+        return found
+
+    def accumulated(
+        weights: jax.Array, graphs: Graph, count: jax.Array
+    ) -> tuple[dict[str, Any], jax.Array]:
+        """As ``of_one_graph``: those of one large graph, from its parts in turn."""
+        own = jax.tree.map(lambda each: each.sum(0), jax.vmap(denominators)(graphs))
+        totals = over_shares(own)
+
+        def share(graph: Graph) -> tuple[dict[str, Any], jax.Array]:
+            following = iter(totals)
+            (_, metrics), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
+                weights, graph, count, lambda own: next(following)
+            )
+            return metrics, gradient
+
+        def add(sums: Any, graph: Graph) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, sums, share(graph)), None
+
+        first = jax.tree.map(lambda leaf: leaf[0], graphs)
+        nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(share, first))
+        return over_shares(jax.lax.scan(add, nothing, graphs)[0])
+
+    several = recipe.optimizer.accumulate > 1
+    gradients = accumulated if several else of_one_graph
     if devices.count > 1:
-        same, shared = PartitionSpec(), PartitionSpec(SHARES)
+        same = PartitionSpec()
+        shared = PartitionSpec(*([None] if several else []), SHARES)
         gradients = jax.shard_map(
             gradients,
             mesh=devices.mesh,

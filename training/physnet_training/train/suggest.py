@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from physnet_training.packed import PackedDataset
 from physnet_training.packed.reader import parts
 from physnet_training.train.devices import Devices
 from physnet_training.train.recipe import Recipe, commented, recipe_from
+from physnet_training.train.replay import replayed
 from physnet_training.train.split import make_split
 from physnet_training.train.trainer import Trainer
 
@@ -59,7 +61,7 @@ def suggest(dataset: PackedDataset, seconds_per_step: float, minutes: float) -> 
         )
     charges, spins = (sorted({s[place] for s in states}) for place in (0, 1))
     single = _single(dataset)
-    batch = _batch_size(dataset)
+    batch = _batch_size(len(dataset))
     steps = 20_000
     if seconds_per_step > 0:
         steps = int(60 * minutes * _REST / seconds_per_step)
@@ -87,17 +89,35 @@ def suggest(dataset: PackedDataset, seconds_per_step: float, minutes: float) -> 
     return recipe_from(content, "the suggested recipe")
 
 
-def finetune_content(model: str, dataset: PackedDataset, freeze: str) -> dict[str, Any]:
+def finetune_content(
+    model: str,
+    dataset: PackedDataset,
+    freeze: str,
+    *,
+    replay: Sequence[Path] = (),
+    replay_share: float = 0.2,
+) -> dict[str, Any]:
     """The content of a recipe that fine-tunes a checkpoint on a dataset.
 
     Args:
         model: Directory or pretrained name.
         dataset: Its molecules.
         freeze: As ``start.freeze``.
+        replay: Old data, which the dataset was converted from besides the first source.
+        replay_share: Share of batches of these.
     """
-    batch = _batch_size(dataset)
-    steps = int(np.clip(_EPOCHS * len(dataset) // batch, *_FINETUNE_STEPS))
+    count, share, old = len(dataset), 0.0, {}
+    if replay:
+        share = replay_share
+        count -= int(replayed(dataset, 1).sum())
+        old = {
+            "data": {"replay": [str(path.resolve()) for path in replay]},
+            "sampling": {"replay_share": share},
+        }
+    batch = _batch_size(count)
+    steps = int(np.clip(_EPOCHS * count / batch / (1 - share), *_FINETUNE_STEPS))
     return {
+        **old,
         "name": f"{Path(model).name}-finetuned",
         "start": {"model": model, "freeze": freeze},
         "split": _split(dataset),
@@ -121,8 +141,8 @@ def _lengths(steps: int) -> dict[str, int]:
     return {"steps": steps, "warmup_steps": min(500, part), "validate_every": part}
 
 
-def _batch_size(dataset: PackedDataset) -> int:
-    return int(np.clip(2 ** round(np.log2(max(len(dataset) / 30, 1))), 4, 32))
+def _batch_size(molecules: int) -> int:
+    return int(np.clip(2 ** round(np.log2(max(molecules / 30, 1))), 4, 32))
 
 
 def _split(dataset: PackedDataset) -> dict[str, str]:

@@ -20,6 +20,7 @@ from physnet_ase.graph import Graph
 from physnet_ase.network.initial import initial_parameters, starting_parameters
 from physnet_ase.potential import Potential, load_potential
 from physnet_ase.references import References, without_references
+from physnet_training.loading.geometries import Ladders
 from physnet_training.loading.loader import PackedMemmapLoader
 from physnet_training.loading.pairs import SeparatedPairs
 from physnet_training.loading.prefetch import Feed
@@ -35,8 +36,10 @@ from physnet_training.train.data import (
 )
 from physnet_training.train.devices import Devices
 from physnet_training.train.evaluate import Predictions
+from physnet_training.train.gaps import GapSums
 from physnet_training.train.guard import MOST_RETREATS, Diverged, Guard
 from physnet_training.train.recipe import Recipe, recipe_from
+from physnet_training.train.replay import Replay, replayed
 from physnet_training.train.split import SPLIT_FILE, Split, make_split
 from physnet_training.train.start import START_FOLDER, check_start, parameters_of_levels
 from physnet_training.train.store import RunStore, Stored, full_disk_is_said
@@ -101,21 +104,40 @@ class Trainer:
         # make batches of one kind of molecule each
         whole = PackedMemmapLoader(
             dataset,
-            options.batch_size // devices.process_count,
+            options.molecules_per_step // devices.process_count,
             bucket_size=1,
             seed=options.seed,
             process_index=devices.process_index,
             process_count=devices.process_count,
-            **recipe.sampling.model_dump(exclude={"separated_pairs"}),
+            keep_ladders=recipe.loss.vertical > 0,
+            **recipe.sampling.model_dump(exclude={"separated_pairs", "replay_share"}),
         )
-        self.loader = whole.subset(split.train)
+        self._old = np.zeros(len(dataset), bool)
+        if recipe.data.replay:
+            self._old = replayed(dataset, len(recipe.data.sources))
+        old = self._old[split.train]
+        self._replay = Replay(
+            split.train[old], recipe.sampling.replay_share, options.seed
+        )
+        self.loader = whole.subset(split.train[~old])
+        if recipe.loss.vertical > 0 and not self.loader.num_ladders:
+            raise ValueError(
+                f"{dataset.path}: loss.vertical = {recipe.loss.vertical} needs "
+                "training molecules whose geometry is labelled in several states; set "
+                "it to 0, or label vertical ladders"
+            )
+        self._ladders: Ladders | None = None
         # Which weights are best is judged at the first level of theory.
-        first = split.validation[levels_of(dataset, split.validation) == 0]
+        first = self.held_out()["validation"]
+        first = first[levels_of(dataset, first) == 0]
         if not len(first):
             raise ValueError(
                 f"{dataset.path}: no molecule of its first level of theory, "
                 f"{dataset.levels[0]!r}, is in the validation part; use another split"
             )
+        if recipe.loss.vertical > 0:
+            self._ladders = Ladders.of(dataset, first)
+            first = self._ladders.molecules
         # every process validates by itself, so that none waits for the others
         self.validation = PackedMemmapLoader(
             dataset, options.batch_size, shuffle=False
@@ -252,9 +274,9 @@ class Trainer:
             self.loader,
             self.recipe.model.cutoff,
             prepare,
-            extra=self._pair_graphs,
+            extra=self._extra_graphs,
             first=int(self.state.step),
-            shares=self.devices.local,
+            shares=self._shares,
         ) as feed:
             while not self._ended():
                 rate = np.float32(self.guard.rate)
@@ -305,6 +327,24 @@ class Trainer:
             *(trouble, step, self.guard.rate),
         )
 
+    def held_out(self) -> dict[str, np.ndarray]:
+        """Molecules that do not train, by what they are for."""
+        old = self._old[self.split.validation]
+        return {
+            "validation": self.split.validation[~old],
+            "test": self.split.test,
+            "replay": self.split.validation[old],
+        }
+
+    def _extra_graphs(self, number: int) -> list[Graph] | None:
+        """Graphs of the batch of this number where it is not of the new molecules."""
+        count = self.recipe.optimizer.molecules_per_step
+        rows = self._replay.batch(number, count)
+        if rows is None:
+            return self._pair_graphs(number)
+        cutoff, shares = self.recipe.model.cutoff, self._shares
+        return self.loader.shares_of_rows(rows, cutoff, shares)
+
     def _pair_graphs(self, number: int) -> list[Graph] | None:
         """Graphs of separated pairs where the batch of this number is one."""
         if self._pairs is None:
@@ -313,10 +353,14 @@ class Trainer:
         seed = self.recipe.optimizer.seed
         if np.random.default_rng([seed, 0x5E9, number]).random() >= share:
             return None
-        count = max(self.recipe.optimizer.batch_size // 2, 1)
+        count = max(self.recipe.optimizer.molecules_per_step // 2, 1)
         pairs = self._pairs.batch(number, count)
-        cutoff, shares = self.recipe.model.cutoff, self.devices.local
-        return self.loader.shares_of(pairs, cutoff, shares)
+        return self.loader.shares_of(pairs, self.recipe.model.cutoff, self._shares)
+
+    @property
+    def _shares(self) -> int:
+        """Graphs of a step in this process."""
+        return self.devices.local * self.recipe.optimizer.accumulate
 
     def _until_check(self, done: int) -> range:
         """Steps up to the next look at the loss, or validation, or the end."""
@@ -384,13 +428,15 @@ class Trainer:
         predict = self.functions.predict
         average = self.devices.here(self.state.average)
         predicted = ((graph, predict(average, graph)) for graph in graphs)
-        table = Predictions(predicted, self.validation.indices).errors()
+        gaps = GapSums(self.dataset, self._ladders) if self._ladders else None
+        table = Predictions(predicted, self.validation.indices, gaps).errors()
         weights = self.recipe.loss
         score = sum(
-            weight * (table[0][key] or 0.0)
+            weight * (table[0].get(key) or 0.0)
             for weight, key in (
                 (weights.weight("energy"), "energy_mae_ev"),
                 (weights.weight("forces"), "forces_mae_ev_per_angstrom"),
+                (weights.vertical, "vertical_mae_ev"),
             )
         )
         score = self.devices.agreed(score)
