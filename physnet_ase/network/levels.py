@@ -52,7 +52,7 @@ def model_of_level(
     if config.num_levels == 1:
         return config, params
     flat = flatten_dict(params)
-    for path in filter(_is_head, flat):
+    for path in filter(is_head, flat):
         columns = flat[path].reshape(len(flat[path]), config.num_levels, -1)
         flat[path] = columns[:, level]
     return config.model_copy(update={"num_levels": 1}), unflatten_dict(flat)
@@ -66,10 +66,11 @@ def joined_levels(params: Sequence[Any]) -> Any:
     """
     several = [flatten_dict(each) for each in params]
     joined = dict(several[0])
-    for path in filter(_is_head, joined):
+    for path in filter(is_head, joined):
         joined[path] = np.concatenate([each[path] for each in several], axis=1)
     return unflatten_dict(joined)
 
 
-def _is_head(path: tuple[str, ...]) -> bool:
+def is_head(path: tuple[str, ...]) -> bool:
+    """Whether a weight is the map from features to outputs of a block."""
     return path[0].startswith("output_") and path[-2:] == (HEAD, "kernel")

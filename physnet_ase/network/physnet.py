@@ -39,6 +39,8 @@ class NetworkOutput(NamedTuple):
     spin_populations: Float[Array, " atoms"]  # before they are shifted to sum to 2S
     features: Float[Array, "atoms features"]
     nonhierarchicality: Float[Array, " atoms"]  # penalty on growing block outputs
+    # of each head's energy, charge and spin population from the mean that stands above
+    deviations: Float[Array, "atoms heads 3"]
 
 
 class OutputBlock(nn.Module):
@@ -53,7 +55,7 @@ class OutputBlock(nn.Module):
     ) -> Float[Array, "atoms outputs"]:
         """Return this block's contribution to energy, or charge and spin too.
 
-        Where there are several levels of theory, that of each.
+        Where there are several levels of theory or heads, that of each.
         """
         for index in range(self.config.num_residual_output):
             features = ResidualBlock(name=f"residual_{index}")(features)
@@ -88,7 +90,7 @@ class PhysNet(nn.Module):
             name="elements",
         )(graph.atomic_numbers).astype(dtype)
         outputs = 1 if config.conditioning == "local" else NUM_OUTPUTS
-        total = jnp.zeros((features.shape[0], outputs), dtype)
+        total = jnp.zeros((features.shape[0], config.num_heads, outputs), dtype)
         penalty = jnp.zeros(features.shape[0], dtype)
         vectors = None
         if config.vector_features:
@@ -108,30 +110,36 @@ class PhysNet(nn.Module):
             )
             for index in range(config.num_residual_atomic):
                 features = ResidualBlock(name=f"atomic_{block}_{index}")(features)
-            columns = outputs * config.num_levels
+            columns = outputs * config.num_levels * config.num_heads
             output = OutputBlock(config, columns, name=f"output_{block}")(features)
             output = of_own_level(output, graph, config.num_levels)
+            output = output.reshape(total.shape)
             total = total + output
-            squared = output[:, 0] ** 2
+            squared = output[:, :, 0].mean(axis=1) ** 2
             if previous is not None:
                 penalty = penalty + squared / (squared + previous + 1e-7)
             previous = squared
         scale = self.param("scale", nn.initializers.ones, (NUM_ELEMENTS, outputs))
         shift = self.param("shift", nn.initializers.zeros, (NUM_ELEMENTS, outputs))
         total = (
-            total * scale[graph.atomic_numbers].astype(dtype)
-            + shift[graph.atomic_numbers].astype(dtype)
-        ) * graph.atom_mask[:, None]
+            total * scale[graph.atomic_numbers, None].astype(dtype)
+            + shift[graph.atomic_numbers, None].astype(dtype)
+        ) * graph.atom_mask[:, None, None]
+        mean = total.mean(axis=1)
+        # locally shared charges and spins are no outputs of the heads
+        absent = ((0, 0), (0, 0), (0, NUM_OUTPUTS - outputs))
+        deviations = jnp.pad(total - mean[:, None], absent)
         penalty = penalty * graph.atom_mask / max(config.num_blocks - 1, 1)
         if shares is None:
-            charges, spins = total[:, 1], total[:, 2]
+            charges, spins = mean[:, 1], mean[:, 2]
         else:
             transfer = ChargeTransfer(config, name="transfer")
             charges, spins = transfer(features, radial, shares, graph)
         return NetworkOutput(
-            energies=total[:, 0],
+            energies=mean[:, 0],
             charges=charges * graph.atom_mask,
             spin_populations=spins * graph.atom_mask,
             features=features * graph.atom_mask[:, None],
             nonhierarchicality=penalty,
+            deviations=deviations,
         )

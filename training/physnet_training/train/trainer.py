@@ -38,7 +38,7 @@ from physnet_training.train.evaluate import Predictions
 from physnet_training.train.guard import MOST_RETREATS, Diverged, Guard
 from physnet_training.train.recipe import Recipe, recipe_from
 from physnet_training.train.split import SPLIT_FILE, Split, make_split
-from physnet_training.train.start import START_FOLDER, check_start, parameters_of_levels
+from physnet_training.train.start import START_FOLDER, check_start, first_parameters
 from physnet_training.train.store import RunStore, Stored, full_disk_is_said
 
 CHECK_EVERY = 50
@@ -135,7 +135,7 @@ class Trainer:
         else:
             start = load_potential(out / START_FOLDER)
             check_start(start, recipe, dataset, split.train)
-            self.functions = build(parameters_of_levels(start, dataset.levels))
+            self.functions = build(first_parameters(start, recipe, dataset.levels))
             self.references, _ = self._fit_references(self._network_energies())
         check_states(dataset, split.validation, self.references, recipe.model)
         self.metadata = describe(recipe, dataset, split, self.references)
