@@ -21,10 +21,10 @@ class Committee:
     """Potentials that answer together; one alone answers as it would by itself.
 
     Results are means over the potentials. With two or more they also hold the spread
-    of energy, forces and charges over them, see :class:`~physnet_ase.evaluation.Result`.
-    Heads of a potential are members of the committee like any other; forces of each of
-    them are computed only where ``forces_std`` is asked for. Only what every potential
-    has seen is accepted.
+    of energy, forces and charges, see :class:`~physnet_ase.evaluation.Result`. Heads of
+    a potential are members of the committee like any other; forces of each of them are
+    computed only where ``forces_std`` is asked for. Only what every potential has seen
+    is accepted.
 
     Raises:
         ValueError: No member, or no element or state that all have seen.
@@ -48,7 +48,7 @@ class Committee:
                 "the potentials of a committee must share elements and states; they "
                 f"have seen: {'; '.join(_seen(member) for member in self.members)}"
             )
-        self.num_members = sum(member.config.num_heads for member in self.members)
+        self.num_members = sum(member.num_members for member in self.members)
         self.cutoff = max(member.config.cutoff for member in self.members)
         self.finest = min(member.config.cutoff for member in self.members)
         self.spin_populations = all(m.config.spin_populations for m in self.members)

@@ -146,6 +146,11 @@ class Potential:
         return self.programs.params
 
     @property
+    def num_members(self) -> int:
+        """How many answers each answer is the mean of: the heads."""
+        return self.config.num_heads
+
+    @property
     def levels(self) -> tuple[str, ...]:
         """Levels of theory that the model can answer at; the first is its default."""
         metadata = self._whole[0]

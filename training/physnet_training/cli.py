@@ -262,7 +262,12 @@ def resume(
 def _finish(trainer: Any, tensorboard: bool) -> None:
     from rich.console import Console
 
-    from physnet_training.train.display import TrainingBar, data_line, error_table
+    from physnet_training.train.display import (
+        TrainingBar,
+        calibration_table,
+        data_line,
+        error_table,
+    )
     from physnet_training.train.events import Events
     from physnet_training.train.run import finish
 
@@ -284,6 +289,8 @@ def _finish(trainer: Any, tensorboard: bool) -> None:
     for part in ("validation", "test"):
         if part in report:
             console.print(error_table(f"{part} errors", report[part]))
+        if f"{part}_calibration" in report:
+            console.print(calibration_table(report[f"{part}_calibration"]))
     console.print(data_line(report["data"]))
     if trainer.stopped_early:
         console.print(
@@ -317,7 +324,12 @@ def evaluate(
 
     from physnet_ase.potential import load_potential
     from physnet_training.loading.loader import PackedMemmapLoader
-    from physnet_training.train.display import error_table, worst_table
+    from physnet_training.train.calibration import calibration
+    from physnet_training.train.display import (
+        calibration_table,
+        error_table,
+        worst_table,
+    )
     from physnet_training.train.evaluate import evaluate_potential
     from physnet_training.train.plots import plot_parity
     from physnet_training.train.run import open_sources
@@ -330,6 +342,7 @@ def evaluate(
         loader = PackedMemmapLoader(packed, batch_size, shuffle=False)
         predictions = evaluate_potential(potential, loader)
     errors, worst = predictions.errors(), predictions.worst.rows()
+    calibrated = calibration(predictions.values)
     if parity is not None:
         plot_parity(predictions, parity)
     if json_file is not None:
@@ -338,8 +351,11 @@ def evaluate(
             "dataset": str(dataset),
             "errors": errors,
             "worst": worst,
+            **({"calibration": calibrated} if calibrated else {}),
         }
         json_file.write_text(json.dumps(content, indent=2) + "\n")
     console = Console()
     console.print(error_table(f"{model} on {dataset}", errors))
     console.print(worst_table(worst))
+    if calibrated:
+        console.print(calibration_table(calibrated))

@@ -13,6 +13,7 @@ from physnet_training.convert import convert
 from physnet_training.loading.loader import PackedMemmapLoader
 from physnet_training.packed import PackedDataset
 from physnet_training.sources.read_deepmd import is_deepmd
+from physnet_training.train.calibration import calibration
 from physnet_training.train.evaluate import evaluate_potential
 from physnet_training.train.plots import plot_history, plot_parity
 from physnet_training.train.recipe import Recipe
@@ -121,8 +122,8 @@ def finish(
 
     Returns:
         The report, also written to ``evaluation.json``: errors per state and the worst
-        molecules of the validation and (where there is one) the test part, steps and
-        seconds.
+        molecules of the validation and (where there is one) the test part, of a model
+        with several heads what their spread is worth, steps and seconds.
     """
     out = trainer.out
     writes = trainer.devices.writes
@@ -141,6 +142,8 @@ def finish(
             predictions = evaluate_potential(potential, part)
             report[name] = predictions.errors()
             report[f"{name}_worst"] = predictions.worst.rows()
+            if rows_of_spread := calibration(predictions.values):
+                report[f"{name}_calibration"] = rows_of_spread
             if writes:
                 plot_parity(predictions, out / f"parity_{name}.png")
     if writes:
