@@ -15,7 +15,10 @@ _CALIBRATED = ("energy", "forces")
 
 
 def spreads(
-    potential: Potential, graph: Graph, outputs: Mapping[str, Any], names: Collection
+    potential: Potential,
+    graph: Graph,
+    outputs: Mapping[str, Any],
+    names: Collection[str],
 ) -> dict[str, Array]:
     """Standard deviations over the heads; nothing of a model with one.
 
@@ -77,12 +80,12 @@ def calibration(values: Mapping[str, Array]) -> list[dict[str, Any]]:
         unit = QUANTITIES[name].error_unit
         rmse, size = (float(np.sqrt(np.mean(each**2))) for each in (error, spread))
         ranked = len(error) > 1 and np.ptp(error) > 0 and np.ptp(spread) > 0
-        ranks = [each.argsort().argsort() for each in (error, spread)]
+        first, second = (each.argsort().argsort() for each in (error, spread))
         rows.append(
             {
                 "quantity": name,
                 "count": len(error),
-                "spearman": float(np.corrcoef(ranks)[0, 1]) if ranked else None,
+                "spearman": float(np.corrcoef(first, second)[0][1]) if ranked else None,
                 f"rmse_{unit}": rmse,
                 f"spread_{unit}": size,
                 "rmse_per_spread": rmse / size if size > 0 else None,
