@@ -68,6 +68,11 @@ class ModelConfig(BaseModel):
         False, description="report atomic spin populations (needs them as labels)"
     )
 
+    @property
+    def charges_are_shared(self) -> bool:
+        """Whether charges and spins come before the heads, which have none."""
+        return self.conditioning == "local"
+
     @model_validator(mode="after")
     def _check_ranges(self) -> "ModelConfig":
         low, high = self.charge_range

@@ -183,22 +183,6 @@ def _member_forces(config: ModelConfig, params: Params, graph: Graph) -> dict[st
     return {"member_forces": -jnp.moveaxis(gradients, 0, 1)}
 
 
-def member_outputs(outputs: Mapping[str, Any]) -> dict[str, Any]:
-    """What each head says, with the heads in front: ``jax.vmap`` runs over them.
-
-    Args:
-        outputs: Of a program: means, and the heads' deviations.
-
-    Returns:
-        energies, charges and spin populations, each [heads, atoms].
-    """
-    names = ("energies", "charges", "spin_populations")
-    return {
-        name: outputs[name] + outputs["deviations"][:, :, place].T
-        for place, name in enumerate(names)
-    }
-
-
 def _dipole_derivatives(
     config: ModelConfig, params: Params, graph: Graph
 ) -> dict[str, Any]:

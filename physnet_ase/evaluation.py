@@ -157,7 +157,7 @@ class Batch:
         if programs.config.num_heads > 1 and "deviations" in computed:
             apart = np.asarray(computed["deviations"], np.float64)
             host["energies_apart"] = apart[:, :, 0]
-            if programs.config.conditioning != "local":
+            if not programs.config.charges_are_shared:
                 host["charges_apart"] = apart[:, :, 1]
         for name, array in host.items():
             if not np.isfinite(array).all():

@@ -1,8 +1,9 @@
 """A shallow committee: heads on one trunk, whose spread tells how sure a model is.
 
 Behind one trunk each head costs a few columns more (Kellner & Ceriotti, Mach. Learn.:
-Sci. Technol. 2024, 5, 035006). Where there are levels of theory, too, columns are
-ordered by level, head, output.
+Sci. Technol. 2024, 5, 035006). Their mean has a linear map of its own, so that it is
+what it would be without them, and no rounding of large deviations reaches it; a second
+map gives these. Its columns are ordered by level of theory, head, output.
 """
 
 from typing import Any
@@ -11,10 +12,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from physnet_ase.config import ModelConfig
-from physnet_ase.network.levels import is_head
-
-NOISE = 0.1
-"""Of the size of a head's weights: how far heads that start as copies are apart."""
+from physnet_ase.network.levels import HEAD, SPREAD, is_head
 
 
 def model_of_head(
@@ -30,33 +28,58 @@ def model_of_head(
         params: Weights for it.
         head: Which.
     """
-    flat = flatten_dict(params)
+    flat = flatten_dict(without_heads(config, params)[1])
+    spread = flatten_dict(params)
     for path in filter(is_head, flat):
-        several = _by_head(flat[path], config.num_levels, config.num_heads)
-        flat[path] = several[:, :, head].reshape(len(flat[path]), -1)
+        kernel = flat[path]
+        shape = (len(kernel), config.num_levels, config.num_heads, -1)
+        apart = spread[path[0], SPREAD, "kernel"].reshape(shape)
+        apart = apart[:, :, head] - apart.mean(axis=2)
+        flat[path] = kernel + apart.reshape(kernel.shape)
     return config.model_copy(update={"num_heads": 1}), unflatten_dict(flat)
 
 
-def with_copies(config: ModelConfig, params: Any, seed: int) -> Any:
-    """Weights with copies of an only head, a little apart; their mean is unchanged.
+def without_heads(config: ModelConfig, params: Any) -> tuple[ModelConfig, Any]:
+    """The network of the mean alone."""
+    flat = flatten_dict(params)
+    kept = {path: flat[path] for path in flat if path[1:2] != (SPREAD,)}
+    return config.model_copy(update={"num_heads": 1}), unflatten_dict(kept)
+
+
+def with_heads(
+    config: ModelConfig, params: Any, deviations: Any
+) -> tuple[ModelConfig, Any]:
+    """A network with several heads around the only one.
 
     Args:
-        config: Of the model that is to be, with ``num_heads``.
-        params: Weights of one head.
-        seed: Of the differences.
+        config: Of one head, and one level of theory.
+        params: Weights for it.
+        deviations: From its weights, [blocks, features, heads, outputs]; outputs that
+            the network does not have are left out.
     """
-    rng = np.random.default_rng([seed, 0x4EAD5])
     flat = flatten_dict(params)
-    for path in sorted(filter(is_head, flat)):
-        only = _by_head(np.asarray(flat[path]), config.num_levels, 1)
-        size = np.sqrt(np.mean(only**2, axis=(0, 2), keepdims=True))
-        shape = (*only.shape[:2], config.num_heads, only.shape[3])
-        apart = NOISE * size * rng.normal(size=shape)
-        apart -= apart.mean(axis=2, keepdims=True)
-        flat[path] = (only + apart).reshape(len(only), -1).astype(only.dtype)
-    return unflatten_dict(flat)
+    for block, apart in enumerate(deviations):
+        kernel = flat[f"output_{block}", HEAD, "kernel"]
+        own = apart[:, :, : kernel.shape[1]].reshape(len(kernel), -1)
+        flat[f"output_{block}", SPREAD, "kernel"] = own.astype(kernel.dtype)
+    heads = {"num_heads": deviations.shape[2]}
+    return config.model_copy(update=heads), unflatten_dict(flat)
 
 
-def _by_head(kernel: Any, num_levels: int, num_heads: int) -> Any:
-    """[features, levels, heads, outputs]."""
-    return kernel.reshape(len(kernel), num_levels, num_heads, -1)
+def probe(config: ModelConfig, params: Any, output: int) -> tuple[ModelConfig, Any]:
+    """A network with a head for every weight of a head: what that weight is worth.
+
+    Args:
+        config: Of one head, and one level of theory.
+        params: Weights for it.
+        output: Which one the heads give: energy, charge, spin population.
+
+    Returns:
+        A network whose head ``block * num_features + feature`` has one more of this
+        feature of this block than the last head.
+    """
+    blocks, size = config.num_blocks, config.num_features
+    deviations = np.zeros((blocks, size, blocks * size + 1, 3))
+    every = np.eye(blocks * size).reshape(blocks, size, -1)
+    deviations[:, :, :-1, output] = every
+    return with_heads(config, params, deviations)

@@ -18,6 +18,8 @@ from physnet_ase.graph import Graph
 
 HEAD = "head"
 """Name of the linear maps whose columns are outputs of level 0, of level 1, …"""
+SPREAD = "spread"
+"""Name of those beside them that give how far a committee's heads are from the mean."""
 
 
 def of_own_level(
@@ -72,5 +74,5 @@ def joined_levels(params: Sequence[Any]) -> Any:
 
 
 def is_head(path: tuple[str, ...]) -> bool:
-    """Whether a weight is the map from features to outputs of a block."""
-    return path[0].startswith("output_") and path[-2:] == (HEAD, "kernel")
+    """Whether a weight is a map from features to outputs of a block."""
+    return path[0].startswith("output_") and path[1] in (HEAD, SPREAD)

@@ -1,9 +1,9 @@
 """Heads on one trunk: the answer is their mean, and its uncertainty their spread."""
 
-import jax
 import numpy as np
 import pytest
 from ase.build import molecule
+from flax.traverse_util import unflatten_dict
 from structures import formaldehyde
 
 from physnet_ase import (
@@ -16,7 +16,13 @@ from physnet_ase import (
 )
 from physnet_ase.committee import Committee
 from physnet_ase.config import ModelConfig
-from physnet_ase.network.heads import model_of_head, with_copies
+from physnet_ase.network.heads import (
+    model_of_head,
+    probe,
+    with_heads,
+    without_heads,
+)
+from physnet_ase.network.initial import parameter_shapes
 from physnet_ase.network.levels import model_of_level
 from physnet_ase.potential import Potential
 
@@ -140,33 +146,46 @@ def test_heads_are_stored_and_read(tmp_path):
     assert np.array_equal(ours.forces, theirs.forces)
 
 
-def test_copies_of_a_head_differ_and_their_mean_is_what_it_was():
-    config, params = ALONE[1].config, ALONE[1].params
-    more = config.model_copy(update={"num_heads": 4})
-    copied = with_copies(more, params, seed=3)
-    metadata = POTENTIAL.metadata.model_copy(update={"config": more})
-    found = Potential(metadata, copied, "float64").evaluate(WATER)
-    before = ALONE[1].evaluate(WATER)
-    assert found.energy == pytest.approx(before.energy, abs=1e-10)
-    np.testing.assert_allclose(found.forces, before.forces, atol=1e-10)
-    assert 0.0 < found.energy_std < 1.0
-    again = with_copies(more, params, seed=3)
-    assert jax.tree.all(jax.tree.map(np.array_equal, copied, again))
+def test_heads_change_nothing_of_the_answer():
+    config, params = without_heads(POTENTIAL.config, POTENTIAL.params)
+    metadata = POTENTIAL.metadata.model_copy(update={"config": config})
+    names = ("energy", "forces", "charges")
+    # the same operations; compilers may order them otherwise in another program
+    for dtype, tolerance in (("float64", 1e-12), ("float32", 1e-5)):
+        alone = Potential(metadata, params, dtype).evaluate(WATER, [(1, 2)], names)[0]
+        found = POTENTIAL.evaluate(WATER, [(1, 2)], names, dtype)[0]
+        for name in names:
+            ours, theirs = getattr(found, name), getattr(alone, name)
+            np.testing.assert_allclose(ours, theirs, atol=tolerance)
+
+
+def test_a_probe_says_what_each_weight_is_worth(rng):
+    alone, change = ALONE[0], np.zeros((2, 8, 2, 3))
+    change[:, :, 0, 0] = rng.normal(size=(2, 8))
+    said = []
+    for config, params in (
+        probe(alone.config, alone.params, 0),
+        with_heads(alone.config, alone.params, change),
+    ):
+        metadata = POTENTIAL.metadata.model_copy(update={"config": config})
+        found = Potential(metadata, params, "float64").evaluate(WATER)
+        said.append(found.member_energies)
+    expected = change[:, :, 0, 0].ravel() @ (said[0][:-1] - said[0][-1])
+    assert said[1][0] - said[1][1] == pytest.approx(expected, abs=1e-5)
 
 
 def test_each_level_of_theory_has_heads_of_its_own(rng):
-    config = TINY.model_copy(update={"num_levels": 2})
-    both = untrained_potential(TINY.model_copy(update={"num_heads": 2 * HEADS})).params
+    whole = TINY.model_copy(update={"num_levels": 2})
+    shapes = parameter_shapes(whole)
+    flat = {tuple(key.split("/")): rng.normal(size=shapes[key]) for key in shapes}
+    both = unflatten_dict(flat)
     for level in range(2):
-        single, params = model_of_level(config, both, level)
-        assert single.num_heads == HEADS
-        for head in range(HEADS):
-            _, alone = model_of_head(single, params, head)
-            place = 3 * (level * HEADS + head)
-            for block in ("output_0", "output_1"):
-                kernel = both[block]["head"]["kernel"]
-                columns = kernel[:, place : place + 3]
-                assert np.array_equal(alone[block]["head"]["kernel"], columns)
+        single, params = model_of_level(whole, both, level)
+        assert (single.num_levels, single.num_heads) == (1, HEADS)
+        columns = slice(3 * HEADS * level, 3 * HEADS * (level + 1))
+        for block in ("output_0", "output_1"):
+            kernel = both[block]["spread"]["kernel"][:, columns]
+            assert np.array_equal(params[block]["spread"]["kernel"], kernel)
 
 
 def test_local_charges_are_shared_by_all_heads():

@@ -15,6 +15,7 @@ from physnet_training.packed import PackedDataset
 from physnet_training.sources.read_deepmd import is_deepmd
 from physnet_training.train.calibration import calibration
 from physnet_training.train.evaluate import evaluate_potential
+from physnet_training.train.heads import add_heads
 from physnet_training.train.plots import plot_history, plot_parity
 from physnet_training.train.recipe import Recipe
 from physnet_training.train.trainer import (
@@ -118,7 +119,7 @@ def train(
 def finish(
     trainer: Trainer, on_progress: Callable[[TrainingProgress], None] | None = None
 ) -> dict[str, Any]:
-    """Run a trainer to its end, draw its pictures, evaluate the test part.
+    """Run a trainer to its end, draw heads and pictures, evaluate the test part.
 
     Returns:
         The report, also written to ``evaluation.json``: errors per state and the worst
@@ -127,7 +128,13 @@ def finish(
     """
     out = trainer.out
     writes = trainer.devices.writes
-    potential = load_potential(trainer.run(on_progress))
+    model = trainer.run(on_progress)
+    if trainer.num_heads > 1:
+        if writes:
+            seed = trainer.recipe.optimizer.seed
+            add_heads(model, trainer.dataset, trainer.split, trainer.num_heads, seed)
+        trainer.devices.wait("the heads are drawn")
+    potential = load_potential(model)
     loader = PackedMemmapLoader(trainer.dataset, EVALUATION_BATCH, bucket_size=1)
     report: dict[str, Any] = {
         "steps": int(trainer.state.step),

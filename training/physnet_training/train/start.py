@@ -48,9 +48,9 @@ def with_architecture(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     if isinstance(asked, str) or "preset" in asked:
         asked = resolve_config(asked).model_dump()
     fields = there.model_dump(mode="json")
-    if there.num_heads == 1:  # more are made of the only one
-        fields["num_heads"] = asked.get("num_heads", 1)
-        there = there.model_copy(update={"num_heads": fields["num_heads"]})
+    if "num_heads" in asked:  # drawn anew, after the training
+        fields["num_heads"] = asked["num_heads"]
+        there = there.model_copy(update={"num_heads": asked["num_heads"]})
     _check_same(there, ModelConfig.model_validate({**fields, **asked}), name)
     return {**content, "start": {**start, "model": name}, "model": fields}
 
@@ -77,10 +77,11 @@ def check_start(
         ValueError: Another architecture, an element that it has not seen, or a state
             outside its ranges.
     """
-    # heads are made for the levels of theory of the data, and of the only one there
-    heads = {"num_levels": recipe.model.num_levels}
-    if potential.config.num_heads == 1:
-        heads["num_heads"] = recipe.model.num_heads
+    # heads are made for the levels of theory of the data, those of a committee later
+    heads = {
+        "num_levels": recipe.model.num_levels,
+        "num_heads": recipe.model.num_heads,
+    }
     there = potential.config.model_copy(update=heads)
     _check_same(there, recipe.model, str(recipe.start.model))
     levels = [potential.level(name) for name in potential.levels] or [potential]
@@ -109,40 +110,24 @@ def check_start(
                 )
 
 
-def first_parameters(
-    potential: "Potential", recipe: "Recipe", levels: Sequence[str]
-) -> Any:
-    """Weights of a checkpoint with the heads that a recipe asks for.
-
-    Args:
-        potential: The checkpoint.
-        recipe: What is to come of it.
-        levels: Levels of theory of the data, see :func:`parameters_of_levels`.
-    """
-    from physnet_ase.network.heads import with_copies
-
-    params, config = parameters_of_levels(potential, levels), recipe.model
-    if potential.config.num_heads == config.num_heads:
-        return params
-    return with_copies(config, params, recipe.optimizer.seed)
-
-
 def parameters_of_levels(potential: "Potential", levels: Sequence[str]) -> Any:
     """Weights of a checkpoint with a head for each level of theory of some data.
+
+    Of a committee of heads, the mean.
 
     Args:
         potential: The checkpoint; a level that it lacks starts from its own one.
         levels: Their names, none where the data say none.
     """
+    from physnet_ase.network.heads import without_heads
     from physnet_ase.network.levels import joined_levels
 
     known = [
         potential.level(name) if name in potential.levels else potential
         for name in levels or ("",)
     ]
-    if len(known) == 1:
-        return known[0].params
-    return joined_levels([each.params for each in known])
+    params = [without_heads(each.config, each.params)[1] for each in known]
+    return params[0] if len(params) == 1 else joined_levels(params)
 
 
 def outputs_only(params: Any) -> Any:

@@ -4,7 +4,7 @@ A model has some two hundred small arrays; on a CPU handing them, their moments 
 their average to every call costs more than the arithmetic on them.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,6 @@ from physnet_ase.energy import PROGRAMS, Params, predicted_labels, program_for
 from physnet_ase.graph import Graph
 from physnet_ase.quantities import trained
 from physnet_training.train.devices import SHARES, Devices
-from physnet_training.train.heads import losses_of_heads
 from physnet_training.train.loss import loss_terms, total_loss
 from physnet_training.train.recipe import OptimizerConfig, Recipe
 from physnet_training.train.start import outputs_only
@@ -144,19 +143,12 @@ def build(
         outputs = PROGRAMS[program_for(labels)](config, unravel(weights), graph)
         return outputs, predicted_labels(outputs, graph, labels)
 
-    def losses(outputs: Mapping[str, Any], graph: Graph) -> dict[str, jax.Array]:
-        predicted = predicted_labels(outputs, graph, labels)
-        penalty = outputs["nonhierarchicality"]
-        return loss_terms(recipe.loss, predicted, penalty, graph, over_shares)
-
     def loss_fn(
         weights: jax.Array, graph: Graph, count: jax.Array
     ) -> tuple[jax.Array, dict[str, Any]]:
-        outputs, _ = predict_labels(weights, graph)
-        if config.num_heads == 1:
-            parts = losses(outputs, graph)
-        else:
-            parts = losses_of_heads(losses, outputs, graph)
+        outputs, predicted = predict_labels(weights, graph)
+        penalty = outputs["nonhierarchicality"]
+        parts = loss_terms(recipe.loss, predicted, penalty, graph, over_shares)
         total = total_loss(recipe.loss, parts)
         metrics = {"loss": total, **parts}  # comparable from start to end
         if recipe.loss.late_energy != 1.0 and "energy" in parts:

@@ -38,7 +38,7 @@ from physnet_training.train.evaluate import Predictions
 from physnet_training.train.guard import MOST_RETREATS, Diverged, Guard
 from physnet_training.train.recipe import Recipe, recipe_from
 from physnet_training.train.split import SPLIT_FILE, Split, make_split
-from physnet_training.train.start import START_FOLDER, check_start, first_parameters
+from physnet_training.train.start import START_FOLDER, check_start, parameters_of_levels
 from physnet_training.train.store import RunStore, Stored, full_disk_is_said
 
 CHECK_EVERY = 50
@@ -95,6 +95,9 @@ class Trainer:
     ) -> None:
         self.devices = devices = devices or Devices()
         devices.check(recipe.optimizer.batch_size)
+        self.num_heads = recipe.model.num_heads  # drawn after the training
+        alone = recipe.model.model_copy(update={"num_heads": 1})
+        recipe = recipe.model_copy(update={"model": alone})
         self.recipe, self.dataset, self.out, self.split = recipe, dataset, out, split
         options = recipe.optimizer
         # flat graphs pad a batch, not a molecule: sorting by size would save little and
@@ -135,7 +138,7 @@ class Trainer:
         else:
             start = load_potential(out / START_FOLDER)
             check_start(start, recipe, dataset, split.train)
-            self.functions = build(first_parameters(start, recipe, dataset.levels))
+            self.functions = build(parameters_of_levels(start, dataset.levels))
             self.references, _ = self._fit_references(self._network_energies())
         check_states(dataset, split.validation, self.references, recipe.model)
         self.metadata = describe(recipe, dataset, split, self.references)
