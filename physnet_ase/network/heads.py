@@ -41,6 +41,8 @@ def model_of_head(
 
 def without_heads(config: ModelConfig, params: Any) -> tuple[ModelConfig, Any]:
     """The network of the mean alone."""
+    if config.num_heads == 1:
+        return config, params
     flat = flatten_dict(params)
     kept = {path: flat[path] for path in flat if path[1:2] != (SPREAD,)}
     return config.model_copy(update={"num_heads": 1}), unflatten_dict(kept)
