@@ -13,7 +13,7 @@ from ase.calculators.calculator import (
 from ase.calculators.mixing import SumCalculator
 
 from physnet_ase.committee import Committee, Model
-from physnet_ase.evaluation import Batch, Result
+from physnet_ase.evaluation import NO_SPREAD, Batch, Result
 from physnet_ase.molecules import Molecules
 from physnet_ase.neighbors import PairCache, check_distances, without_vacuum
 from physnet_ase.potential import Potential, warn_unfamiliar
@@ -56,8 +56,10 @@ class PhysNetCalculator(Calculator):
     for models trained on them.
 
     With several potentials results are means over this committee, and ``results`` holds
-    ``energy_std`` and ``forces_std`` (how far its members disagree) and
-    ``member_energies`` besides; see :class:`physnet_ase.committee.Committee`.
+    ``energy_std``, ``forces_std`` and ``charges_std`` (how far its members disagree),
+    ``member_energies`` and so on besides; see
+    :class:`physnet_ase.committee.Committee`. A potential with several heads is a
+    committee by itself, whose ``get_forces_std`` has to be asked.
 
     Args:
         potential_or_path: A potential, a model directory, a pretrained name, or a list
@@ -268,6 +270,22 @@ class PhysNetCalculator(Calculator):
         [result] = self._members().run(batch, ("hessian",))
         hessian: np.ndarray = result.hessian
         return hessian
+
+    def get_forces_std(self, atoms: Atoms | None = None) -> np.ndarray:
+        """How far the forces of a committee's members differ, (atoms, 3) eV/Å.
+
+        A backward pass for each head of a model, so no part of every calculation.
+
+        Raises:
+            ValueError: There is one model of one head; or a state, element or structure
+                that cannot be evaluated.
+        """
+        if self._committee.num_members == 1:
+            raise ValueError(NO_SPREAD)
+        batch = self._prepare(self._atoms_or_last(atoms))
+        [result] = self._members().run(batch, ("forces_std",))
+        deviation: np.ndarray = result.forces_std
+        return deviation
 
     def _check_familiarity(self, atoms: Atoms, molecule: Molecules) -> None:
         """Warn of a molecule unlike the training data; refuse it where strict."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from physnet_ase.checkpoint import symbols
-from physnet_ase.evaluation import Batch, Result
+from physnet_ase.evaluation import MEMBERS, PROPERTIES, Batch, Result, spread
 from physnet_ase.familiarity import Familiarity
 from physnet_ase.molecules import Molecules
 from physnet_ase.potential import Potential, load_potential
@@ -20,10 +20,11 @@ Model = Potential | str | PathLike[str]
 class Committee:
     """Potentials that answer together; one alone answers as it would by itself.
 
-    Results are means over the members. With two or more they also hold ``energy_std``
-    (eV) and ``forces_std`` (atoms, 3) eV/Å, standard deviations over the members
-    (divided by their number, so zero where all agree), and ``member_energies``
-    (members,) eV. Only what every member has seen is accepted.
+    Results are means over the potentials. With two or more they also hold the spread
+    of energy, forces and charges, see :class:`~physnet_ase.evaluation.Result`. Heads of
+    a potential are members of the committee like any other; forces of each of them are
+    computed only where ``forces_std`` is asked for. Only what every potential has seen
+    is accepted.
 
     Raises:
         ValueError: No member, or no element or state that all have seen.
@@ -47,6 +48,7 @@ class Committee:
                 "the potentials of a committee must share elements and states; they "
                 f"have seen: {'; '.join(_seen(member) for member in self.members)}"
             )
+        self.num_members = sum(member.num_members for member in self.members)
         self.cutoff = max(member.config.cutoff for member in self.members)
         self.finest = min(member.config.cutoff for member in self.members)
         self.spin_populations = all(m.config.spin_populations for m in self.members)
@@ -117,12 +119,16 @@ class Committee:
 
     def run(self, batch: Batch, wanted: Collection[str]) -> list[Result]:
         """Mean results of a batch that is evaluated again and again."""
-        return _combine(
-            [
-                batch.evaluate(member.programs, member.references, wanted, again=True)
-                for member in self.members
-            ]
-        )
+        found = [
+            batch.evaluate(
+                member.programs,
+                member.references,
+                self._asked_of(member, wanted),
+                again=True,
+            )
+            for member in self.members
+        ]
+        return _combine(found, self._shared(wanted))
 
     def evaluate(
         self,
@@ -143,18 +149,29 @@ class Committee:
             raise ValueError(
                 "the features of different models cannot be averaged; ask the members"
             )
-        return _combine(
-            [
-                member.evaluate(
-                    atoms,
-                    states,
-                    properties,
-                    dtype,
-                    allow_unseen_states=allow_unseen_states,
-                )
-                for member in self.members
-            ]
-        )
+        found = [
+            member.evaluate(
+                atoms,
+                states,
+                self._asked_of(member, properties),
+                dtype,
+                allow_unseen_states=allow_unseen_states,
+            )
+            for member in self.members
+        ]
+        return _combine(found, self._shared(properties))
+
+    def _asked_of(self, member: Potential, wanted: Collection[str]) -> list[str]:
+        """What one potential has to compute: one of one head is its own only member."""
+        if len(self.members) == 1 or member.config.num_heads > 1:
+            return list(wanted)
+        alone = ["forces" if name == "forces_std" else name for name in wanted]
+        return list(dict.fromkeys(alone))
+
+    def _shared(self, wanted: Collection[str]) -> list[str]:
+        """Properties of which results hold what every member says."""
+        costly = self.num_members > len(self.members) and "forces_std" not in wanted
+        return [name for name in MEMBERS if name != "forces" or not costly]
 
 
 def _seen(member: Potential) -> str:
@@ -162,20 +179,23 @@ def _seen(member: Potential) -> str:
     return f"{symbols(member.elements)} in {states}"
 
 
-def _combine(found: Sequence[Any]) -> Any:
-    """Mean over members of results, or of lists of them of any depth."""
+def _combine(found: Sequence[Any], shared: Collection[str]) -> Any:
+    """Mean over potentials of results, or of lists of them of any depth."""
     if isinstance(found[0], list):
-        return [_combine(one) for one in zip(*found, strict=True)]
-    return found[0] if len(found) == 1 else _mean(found)
+        return [_combine(one, shared) for one in zip(*found, strict=True)]
+    return found[0] if len(found) == 1 else _mean(found, shared)
 
 
-def _mean(results: Sequence[Result]) -> Result:
-    values: dict[str, Any] = {}
-    for name in vars(results[0]).keys() - {"state"}:
-        members = np.array([getattr(result, name) for result in results])
-        values[name] = members.mean(axis=0)
-        if name in ("energy", "forces"):
-            values[f"{name}_std"] = members.std(axis=0)
-        if name == "energy":
-            values["member_energies"] = members
-    return Result(results[0].state, values)
+def _mean(results: Sequence[Result], shared: Collection[str]) -> Result:
+    known = [vars(result).keys() for result in results]
+    values: dict[str, Any] = {
+        name: np.mean([getattr(result, name) for result in results], axis=0)
+        for name in known[0] & set(PROPERTIES)
+        if all(name in each for each in known) and not name.endswith("_std")
+    }
+    members = {
+        name: np.concatenate([result.members(name) for result in results])
+        for name in shared
+        if all(name in each or MEMBERS[name] in each for each in known)
+    }
+    return Result(results[0].state, values | spread(members))

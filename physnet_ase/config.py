@@ -55,11 +55,23 @@ class ModelConfig(BaseModel):
     num_levels: int = Field(
         1, ge=1, le=64, description="levels of theory of the data; a head for each"
     )
+    num_heads: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="heads of a shallow committee, each with output maps of its own: "
+        "their mean is the answer, their spread its uncertainty",
+    )
     electrostatics: bool = Field(True, description="Coulomb energy of the charges")
     zbl: bool = Field(False, description="Ziegler-Biersack-Littmark repulsion")
     spin_populations: bool = Field(
         False, description="report atomic spin populations (needs them as labels)"
     )
+
+    @property
+    def charges_are_shared(self) -> bool:
+        """Whether charges and spins come before the heads, which have none."""
+        return self.conditioning == "local"
 
     @model_validator(mode="after")
     def _check_ranges(self) -> "ModelConfig":

@@ -28,6 +28,9 @@ class AtomicTerms(NamedTuple):
     spin_populations: Float[Array, " atoms"]  # electrons, sum to 2S
     features: Float[Array, "atoms features"]
     nonhierarchicality: Float[Array, " atoms"]
+    # of each head's energy, charge and spin population from the means above; physics
+    # takes the mean charges, so it adds the same to every head
+    deviations: Float[Array, "atoms heads 3"]
 
 
 def _safe_length(
@@ -63,13 +66,33 @@ def atomic_terms(
     spins = shift_to_total(network.spin_populations, graph.spin_multiplicity - 1, graph)
     long, _ = _safe_length(long_vectors, graph.long_pair_mask, config.cutoff)
     around = Surroundings(graph, distances, long, charges)
-    energies = network.energies
+    energies, deviations = network.energies, network.deviations
+    if config.num_heads > 1:
+        deviations = _neutral(deviations, graph)
     for name, term in TERMS.items():
         if getattr(config, name):
             energies = energies + term(config, around)
     return AtomicTerms(
-        energies, charges, spins, network.features, network.nonhierarchicality
+        energies,
+        charges,
+        spins,
+        network.features,
+        network.nonhierarchicality,
+        deviations,
     )
+
+
+def _neutral(
+    deviations: Float[Array, "atoms heads 3"], graph: Graph
+) -> Float[Array, "atoms heads 3"]:
+    """Deviations of charges and spins that sum to nothing, as each head's must."""
+    nothing = jnp.zeros_like(graph.total_charge)
+
+    def shifted(one: Float[Array, " atoms"]) -> Float[Array, " atoms"]:
+        return shift_to_total(one, nothing, graph)
+
+    of_heads = jax.vmap(jax.vmap(shifted, 1, 1), 2, 2)
+    return deviations.at[:, :, 1:].set(of_heads(deviations[:, :, 1:]))
 
 
 def graph_terms(
@@ -149,6 +172,17 @@ def _hessian(config: ModelConfig, params: Params, graph: Graph) -> dict[str, Any
     return {"hessian": jax.jacfwd(gradient)(positions).reshape(size, size)}
 
 
+def _member_forces(config: ModelConfig, params: Params, graph: Graph) -> dict[str, Any]:
+    """Forces of each head, [atoms, heads, 3] eV/Å: a backward pass for each."""
+
+    def energies(x: jax.Array) -> Float[Array, " heads"]:
+        terms = graph_terms(config, params, graph, x)
+        return jnp.sum(terms.energies[:, None] + terms.deviations[:, :, 0], axis=0)
+
+    gradients = jax.jacrev(energies)(jnp.asarray(graph.positions))
+    return {"member_forces": -jnp.moveaxis(gradients, 0, 1)}
+
+
 def _dipole_derivatives(
     config: ModelConfig, params: Params, graph: Graph
 ) -> dict[str, Any]:
@@ -165,6 +199,7 @@ PROGRAMS: dict[str, Callable[[ModelConfig, Params, Graph], dict[str, Any]]] = {
     "terms": _terms,
     "forces": _forces,
     "stress": _stress,
+    "member_forces": _member_forces,
     "hessian": _hessian,
     "dipole_derivatives": _dipole_derivatives,
 }

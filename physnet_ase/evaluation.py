@@ -1,10 +1,11 @@
 """Molecules in their states through compiled programs: batches, and their results."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from physnet_ase.config import ModelConfig
 from physnet_ase.graph import Graph, build_graph, centred
 from physnet_ase.molecules import Molecules
 from physnet_ase.neighbors import Pairs, join_pairs
@@ -23,14 +24,34 @@ PROPERTIES = (
     "features",
     "hessian",
     "dipole_derivatives",
+    "forces_std",
 )
 """What ``Potential.evaluate`` can be asked for."""
 MAX_ATOMS, MAX_PAIRS = 512, 16384
 """A batch is closed before it grows beyond these, unless one molecule alone does."""
-_OWN_PROGRAM = ("hessian", "dipole_derivatives")
-"""Properties that need a program of their own."""
-_COMPUTED_AS = {"dipole": "charges", "energy": "energies", "stress": "virial"}
+_OWN_PROGRAM = {
+    "hessian": "hessian",
+    "dipole_derivatives": "dipole_derivatives",
+    "forces_std": "member_forces",
+}
+"""Properties that need a program of their own, and that."""
+_COMPUTED_AS = {
+    "dipole": "charges",
+    "energy": "energies",
+    "stress": "virial",
+    "forces_std": "member_forces",
+}
 """Properties that are made on the host from what a program gives."""
+MEMBERS = {
+    "energy": "member_energies",
+    "forces": "member_forces",
+    "charges": "member_charges",
+}
+"""Properties whose spread is known, and what the members of a committee say of them."""
+NO_SPREAD = (
+    "this model has one head, and nothing to compare its forces with; take several "
+    "models, or one that was trained with model.num_heads"
+)
 
 
 class Result:
@@ -41,6 +62,12 @@ class Result:
     energies (atoms,) eV, features (atoms, F), hessian (3·atoms, 3·atoms) eV/Å²,
     dipole_derivatives (3·atoms, 3) e (row: coordinate, column: component), each float64
     NumPy; ``state`` is the electronic state.
+
+    Of a committee, of models or of a model's own heads, these are means. Beside energy
+    and charges stand ``energy_std`` and ``charges_std``, standard deviations over the
+    members (divided by their number, so zero where all agree), and what each member
+    says, ``member_energies`` (members,) and ``member_charges`` (members, atoms);
+    ``forces_std`` (atoms, 3), where asked for, comes with ``member_forces``.
     """
 
     def __init__(self, state: ElectronicState, properties: dict[str, Any]) -> None:
@@ -54,6 +81,16 @@ class Result:
                 f"{name} was not computed; ask for it: properties=({name!r}, …)"
             )
         raise AttributeError(name)
+
+    def members(self, name: str) -> np.ndarray:
+        """What each member says, [members, …]; one alone is the only one.
+
+        Args:
+            name: Of :data:`MEMBERS`.
+        """
+        if MEMBERS[name] in self.__dict__:
+            return np.asarray(self.__dict__[MEMBERS[name]])
+        return np.array([getattr(self, name)])
 
     def __repr__(self) -> str:
         held = ", ".join(name for name in PROPERTIES if name in self.__dict__)
@@ -107,16 +144,21 @@ class Batch:
         """
         graph = self._prepared(programs) if again else self.graph
         computed: dict[str, Any] = {}
-        if set(wanted) - set(_OWN_PROGRAM):
+        if set(wanted) - _OWN_PROGRAM.keys():
             kinds = [name for name in ("stress", "forces") if name in wanted]
             computed |= programs.run(graph, kinds[0] if kinds else "terms")
-        for name in _OWN_PROGRAM:
+        for name, kind in _OWN_PROGRAM.items():
             if name in wanted:
-                computed |= programs.run(graph, name)
+                computed |= programs.run(graph, kind)
         host = {
             name: np.asarray(computed[name], np.float64)
             for name in {_COMPUTED_AS.get(name, name) for name in wanted}
         }
+        if programs.config.num_heads > 1 and "deviations" in computed:
+            apart = np.asarray(computed["deviations"], np.float64)
+            host["energies_apart"] = apart[:, :, 0]
+            if not programs.config.charges_are_shared:
+                host["charges_apart"] = apart[:, :, 1]
         for name, array in host.items():
             if not np.isfinite(array).all():
                 self._refuse_result(name, array)
@@ -180,7 +222,26 @@ class Batch:
             size = 3 * int(self.molecules.n_atoms[slot])
             hessian = computed["hessian"][:size, :size]
             own["hessian"] = 0.5 * (hessian + hessian.T)
-        return {name: own[name] for name in wanted}
+        members: dict[str, np.ndarray] = {}
+        if "energy" in wanted and "energies_apart" in computed:
+            apart = computed["energies_apart"][atoms].sum(axis=0)
+            members["energy"] = own["energy"] + apart
+        if "charges" in wanted and "charges_apart" in computed:
+            members["charges"] = own["charges"] + computed["charges_apart"][atoms].T
+        if "member_forces" in computed:
+            members["forces"] = np.moveaxis(computed["member_forces"][atoms], 1, 0)
+        asked = {name: own[name] for name in wanted if name in own}
+        return asked | spread(members)
+
+
+def spread(members: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What the members of a committee say, and the standard deviation over them.
+
+    Args:
+        members: Name of :data:`MEMBERS` -> [members, …].
+    """
+    said = {MEMBERS[name]: each for name, each in members.items()}
+    return said | {f"{name}_std": each.std(axis=0) for name, each in members.items()}
 
 
 def evaluate_molecules(
@@ -210,7 +271,11 @@ def evaluate_molecules(
 
 
 def check_properties(
-    properties: Sequence[str], pbc: np.ndarray, periodic: np.ndarray, *, spins: bool
+    properties: Sequence[str],
+    pbc: np.ndarray,
+    periodic: np.ndarray,
+    *,
+    config: ModelConfig,
 ) -> set[str]:
     """Refuse properties that a model or a structure does not have.
 
@@ -218,7 +283,7 @@ def check_properties(
         properties: What was asked for.
         pbc: [molecules, 3] periodic directions as the user has them.
         periodic: [molecules] bool: it has images, and is not alone in a box.
-        spins: Whether the model was trained on spin populations.
+        config: Of the model.
 
     Raises:
         ValueError: The message names the property and the structure.
@@ -226,7 +291,9 @@ def check_properties(
     unknown = set(properties) - set(PROPERTIES)
     if isinstance(properties, str) or unknown or not properties:
         raise ValueError(f"properties must be some of {PROPERTIES}, got {properties!r}")
-    if "spin_populations" in properties and not spins:
+    if "forces_std" in properties and config.num_heads == 1:
+        raise ValueError(NO_SPREAD)
+    if "spin_populations" in properties and not config.spin_populations:
         raise ValueError(
             "this model was not trained on spin populations; retrain with "
             "spin_populations = true and labels that hold them"

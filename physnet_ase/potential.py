@@ -146,6 +146,11 @@ class Potential:
         return self.programs.params
 
     @property
+    def num_members(self) -> int:
+        """How many answers each answer is the mean of: the heads."""
+        return self.config.num_heads
+
+    @property
     def levels(self) -> tuple[str, ...]:
         """Levels of theory that the model can answer at; the first is its default."""
         metadata = self._whole[0]
@@ -319,9 +324,9 @@ class Potential:
             states: ``None`` takes each structure's own state (``atoms.info`` and so
                 on); a list of states evaluates every structure in each of them.
             properties: Any of energy, forces, stress, dipole, charges,
-                spin_populations, energies, features, hessian, dipole_derivatives.
-                Energies in eV, lengths in Å, charges in e. Energy alone runs no
-                backward pass.
+                spin_populations, energies, features, hessian, dipole_derivatives,
+                forces_std. Energies in eV, lengths in Å, charges in e. Energy alone
+                runs no backward pass, forces_std one for each of the model's heads.
             dtype: "float32" or "float64" for this call.
             allow_unseen_states: Turn the refusal of an unseen state into a warning.
 
@@ -366,7 +371,7 @@ class Potential:
             properties,
             np.array(pbc),
             molecules.periodic,
-            spins=self.config.spin_populations,
+            config=self.config,
         )
         flat = evaluate_molecules(
             potential.programs, self.references, molecules, pairs, wanted

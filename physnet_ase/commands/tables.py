@@ -105,6 +105,7 @@ def structure_report(atoms: Atoms, state: ElectronicState) -> dict[str, Any]:
         "charge": state.charge,
         "multiplicity": state.multiplicity,
         "energy_eV": float(results["energy"]),
+        **({"energy_std_eV": float(std)} if (std := results.get("energy_std")) else {}),
         "max_force_eV_per_A": float(np.max(np.linalg.norm(results["forces"], axis=1))),
         "symbols": atoms.get_chemical_symbols(),
         "positions_A": atoms.positions.tolist(),
@@ -140,6 +141,8 @@ def print_structure(report: dict[str, Any]) -> None:
     if "steps" in report:
         facts.add_row("steps", str(report["steps"]))
     facts.add_row("energy", f"{report['energy_eV']:.6f} eV")
+    if "energy_std_eV" in report:
+        facts.add_row("its spread", f"{report['energy_std_eV']:.4f} eV")
     facts.add_row("largest force", f"{report['max_force_eV_per_A']:.4f} eV/Å")
     if "familiarity" in report:
         known = "" if report["familiarity"] <= 1.0 else "  unfamiliar, see above"
@@ -220,6 +223,7 @@ def state_differences(
             continue
         rows[name] = {
             "value_eV": found.value,
+            **({} if found.std is None else {"std_eV": found.std}),
             "from": [found.from_state.charge, found.from_state.multiplicity],
             "to": [found.to_state.charge, found.to_state.multiplicity],
         }
@@ -240,6 +244,8 @@ def states_report(
         }
         for one, energy, relative in rows
     ]
+    for level, std in zip(levels, scan.relative_stds or (), strict=False):
+        level["relative_energy_std_eV"] = std
     return {
         "formula": scan.geometries[0].get_chemical_formula(),
         "charge": state.charge,
@@ -266,7 +272,8 @@ def print_states(report: dict[str, Any]) -> None:
             str(level["multiplicity"]),
             f"{level['energy_eV']:.4f}",
             *([f"{zero_points[index]:.4f}"] if zero_points else []),
-            f"{level['relative_energy_eV']:.4f}",
+            f"{level['relative_energy_eV']:.4f}"
+            + _plus_minus(level.get("relative_energy_std_eV")),
         )
     console.print(table)
     for name in _DIFFERENCES:
@@ -276,7 +283,13 @@ def print_states(report: dict[str, Any]) -> None:
             console.print(f"{label}: not available ({row['reason']})", markup=False)
             continue
         start, end = ElectronicState(*row["from"]), ElectronicState(*row["to"])
-        console.print(f"{label}: {row['value_eV']:.4f} eV ({start} → {end})")
+        value = f"{row['value_eV']:.4f}{_plus_minus(row.get('std_eV'))}"
+        console.print(f"{label}: {value} eV ({start} → {end})")
+
+
+def _plus_minus(std: float | None) -> str:
+    """What follows a value that a committee gives."""
+    return "" if std is None else f" ± {std:.4f}"
 
 
 def crossing_report(found: CrossingPoint) -> dict[str, Any]:

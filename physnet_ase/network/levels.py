@@ -18,6 +18,8 @@ from physnet_ase.graph import Graph
 
 HEAD = "head"
 """Name of the linear maps whose columns are outputs of level 0, of level 1, …"""
+SPREAD = "spread"
+"""Name of those beside them that give how far a committee's heads are from the mean."""
 
 
 def of_own_level(
@@ -52,7 +54,7 @@ def model_of_level(
     if config.num_levels == 1:
         return config, params
     flat = flatten_dict(params)
-    for path in filter(_is_head, flat):
+    for path in filter(is_head, flat):
         columns = flat[path].reshape(len(flat[path]), config.num_levels, -1)
         flat[path] = columns[:, level]
     return config.model_copy(update={"num_levels": 1}), unflatten_dict(flat)
@@ -66,10 +68,11 @@ def joined_levels(params: Sequence[Any]) -> Any:
     """
     several = [flatten_dict(each) for each in params]
     joined = dict(several[0])
-    for path in filter(_is_head, joined):
+    for path in filter(is_head, joined):
         joined[path] = np.concatenate([each[path] for each in several], axis=1)
     return unflatten_dict(joined)
 
 
-def _is_head(path: tuple[str, ...]) -> bool:
-    return path[0].startswith("output_") and path[-2:] == (HEAD, "kernel")
+def is_head(path: tuple[str, ...]) -> bool:
+    """Whether a weight is a map from features to outputs of a block."""
+    return path[0].startswith("output_") and path[1] in (HEAD, SPREAD)

@@ -22,7 +22,7 @@ from physnet_ase.network.interaction import (
     dense,
     shifted_softplus,
 )
-from physnet_ase.network.levels import HEAD, of_own_level
+from physnet_ase.network.levels import HEAD, SPREAD, of_own_level
 from physnet_ase.network.radial import RadialBasis
 
 NUM_ELEMENTS = 119
@@ -39,6 +39,8 @@ class NetworkOutput(NamedTuple):
     spin_populations: Float[Array, " atoms"]  # before they are shifted to sum to 2S
     features: Float[Array, "atoms features"]
     nonhierarchicality: Float[Array, " atoms"]  # penalty on growing block outputs
+    # of each head's energy, charge and spin population from those above, their means
+    deviations: Float[Array, "atoms heads 3"]
 
 
 class OutputBlock(nn.Module):
@@ -50,14 +52,19 @@ class OutputBlock(nn.Module):
     @nn.compact
     def __call__(
         self, features: Float[Array, "atoms features"]
-    ) -> Float[Array, "atoms outputs"]:
+    ) -> tuple[Float[Array, "atoms outputs"], Float[Array, "atoms columns"]]:
         """Return this block's contribution to energy, or charge and spin too.
 
-        Where there are several levels of theory, that of each.
+        Where there are several levels of theory, that of each; and where there are
+        several heads, how far they are from it.
         """
         for index in range(self.config.num_residual_output):
             features = ResidualBlock(name=f"residual_{index}")(features)
-        return dense(self.outputs, HEAD, use_bias=False)(shifted_softplus(features))
+        active, heads = shifted_softplus(features), self.config.num_heads
+        output = dense(self.outputs, HEAD, use_bias=False)(active)
+        if heads == 1:
+            return output, jnp.zeros_like(output)
+        return output, dense(heads * self.outputs, SPREAD, use_bias=False)(active)
 
 
 class PhysNet(nn.Module):
@@ -89,6 +96,7 @@ class PhysNet(nn.Module):
         )(graph.atomic_numbers).astype(dtype)
         outputs = 1 if config.conditioning == "local" else NUM_OUTPUTS
         total = jnp.zeros((features.shape[0], outputs), dtype)
+        apart = jnp.zeros((features.shape[0], config.num_heads, outputs), dtype)
         penalty = jnp.zeros(features.shape[0], dtype)
         vectors = None
         if config.vector_features:
@@ -109,9 +117,12 @@ class PhysNet(nn.Module):
             for index in range(config.num_residual_atomic):
                 features = ResidualBlock(name=f"atomic_{block}_{index}")(features)
             columns = outputs * config.num_levels
-            output = OutputBlock(config, columns, name=f"output_{block}")(features)
-            output = of_own_level(output, graph, config.num_levels)
-            total = total + output
+            block_output = OutputBlock(config, columns, name=f"output_{block}")
+            output, spread = (
+                of_own_level(each, graph, config.num_levels)
+                for each in block_output(features)
+            )
+            total, apart = total + output, apart + spread.reshape(apart.shape)
             squared = output[:, 0] ** 2
             if previous is not None:
                 penalty = penalty + squared / (squared + previous + 1e-7)
@@ -122,6 +133,11 @@ class PhysNet(nn.Module):
             total * scale[graph.atomic_numbers].astype(dtype)
             + shift[graph.atomic_numbers].astype(dtype)
         ) * graph.atom_mask[:, None]
+        apart = apart - apart.mean(axis=1, keepdims=True)
+        apart = apart * scale[graph.atomic_numbers, None].astype(dtype)
+        # locally shared charges and spins are no outputs of the heads
+        absent = ((0, 0), (0, 0), (0, NUM_OUTPUTS - outputs))
+        deviations = jnp.pad(apart * graph.atom_mask[:, None, None], absent)
         penalty = penalty * graph.atom_mask / max(config.num_blocks - 1, 1)
         if shares is None:
             charges, spins = total[:, 1], total[:, 2]
@@ -134,4 +150,5 @@ class PhysNet(nn.Module):
             spin_populations=spins * graph.atom_mask,
             features=features * graph.atom_mask[:, None],
             nonhierarchicality=penalty,
+            deviations=deviations,
         )

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import (
     Any,
     Concatenate,
@@ -18,6 +18,7 @@ import numpy as np
 from ase import Atoms
 
 from physnet_ase.calculator import PhysNetCalculator
+from physnet_ase.potential import unfamiliar_is_fine
 from physnet_ase.state import ElectronicState
 
 Kind = Literal["vertical", "adiabatic"]
@@ -54,9 +55,27 @@ class Levels(Observable):
     Attributes:
         zero_point_energies: ½ Σ ħω in eV in the order of ``energies``, and part of
             ``value``; ``None`` where the correction was not asked for.
+        member_energies: What each member of a committee, models or heads, says of
+            ``energies`` in eV, shape (members, states); ``None`` without a committee.
     """
 
     zero_point_energies: tuple[float, ...] | None = field(default=None, kw_only=True)
+    member_energies: np.ndarray | None = field(default=None, kw_only=True)
+
+    @property
+    def std(self) -> float | None:
+        """Standard deviation of ``value`` over a committee's members in eV, or None.
+
+        Members are compared at the geometries of the committee. What they have in
+        common, such as a shift of all states, does not count.
+        """
+        if self.member_energies is None:
+            return None
+        return float(np.std(self._values(self.member_energies)))
+
+    def _values(self, energies: np.ndarray) -> np.ndarray:
+        """``value``, but for corrections and sign, of each row of energies."""
+        raise NotImplementedError
 
     @property
     def corrected_energies(self) -> tuple[float, ...]:
@@ -84,6 +103,10 @@ class EnergyDifference(Levels):
         """The final state, chosen or given."""
         return self.states[1]
 
+    def _values(self, energies: np.ndarray) -> np.ndarray:
+        values: np.ndarray = energies[:, 1] - energies[:, 0]
+        return values
+
 
 @dataclass(frozen=True, eq=False)
 class StateEnergies(Levels):
@@ -101,6 +124,20 @@ class StateEnergies(Levels):
         """Energies above the ground state in eV."""
         energies = self.corrected_energies
         return tuple(energy - min(energies) for energy in energies)
+
+    @property
+    def relative_stds(self) -> tuple[float, ...] | None:
+        """Standard deviations of ``relative_energies`` over a committee, in eV."""
+        if self.member_energies is None:
+            return None
+        ground = self.states.index(self.ground_state)
+        above = self.member_energies - self.member_energies[:, ground, None]
+        return tuple(above.std(axis=0).tolist())
+
+    def _values(self, energies: np.ndarray) -> np.ndarray:
+        order = np.argsort(self.corrected_energies)
+        values: np.ndarray = energies[:, order[:2][-1]] - energies[:, order[0]]
+        return values
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,7 +241,7 @@ def one_or_many(
     """Let a function of a list of molecules also take a single one.
 
     A single ``Atoms`` gives a single result, a list gives a list; a list shares its
-    batches of evaluation.
+    batches of evaluation. Where a committee answers, results say what its members say.
     """
 
     @functools.wraps(function)
@@ -217,8 +254,41 @@ def one_or_many(
                 f"{type(calculator).__name__}; wrap a potential: "
                 "PhysNetCalculator(potential)"
             )
-        if isinstance(atoms, Atoms):
-            return function([atoms], calculator, *args, **kwargs)[0]
-        return function(list(atoms), calculator, *args, **kwargs)
+        several = [atoms] if isinstance(atoms, Atoms) else list(atoms)
+        results = function(several, calculator, *args, **kwargs)
+        if calculator.potential.num_members > 1:
+            results = _with_members(results, calculator)
+        return results[0] if isinstance(atoms, Atoms) else results
 
     return cast(OneOrMany[P, R], call)
+
+
+def _with_members(results: list[R], calculator: PhysNetCalculator) -> list[R]:
+    """Levels with the energies of a committee's members, all in one batch."""
+    geometries = [
+        geometry
+        for result in results
+        if isinstance(result, Levels)
+        for geometry in result.geometries
+    ]
+    if not geometries:
+        return results
+    with unfamiliar_is_fine():  # said already
+        evaluated = iter(
+            calculator.potential.evaluate(
+                geometries,
+                properties=("energy",),
+                allow_unseen_states=calculator.allow_unseen_states,
+            )
+        )
+    return [
+        replace(
+            result,
+            member_energies=np.stack(
+                [next(evaluated).member_energies for _ in result.geometries], axis=1
+            ),
+        )
+        if isinstance(result, Levels)
+        else result
+        for result in results
+    ]

@@ -138,6 +138,7 @@ def run(
             it returns a reason, or True, ends with that frame.
         committee: Other models of the same molecules. The deviation of all models'
             forces is recorded with every saved frame; ``stop_forces_std`` limits it.
+            A model with several heads is a committee by itself where that is set.
         **settings: Fields of :class:`~physnet_ase.simulate.SimulationSettings`:
             ``ensemble`` ("nve", "nvt-langevin", "nvt-nose-hoover", "nvt-csvr", "npt",
             "npt-flexible"),
@@ -176,7 +177,8 @@ def run(
     timetable = checked_events(events, shared.timestep_fs)
     _check_events(timetable, systems, model)
     members = Committee.of([model, *committee]).astype(model.dtype)
-    compared = members if committee else None
+    asked = committee or shared.stop_forces_std is not None
+    compared = members if asked and members.num_members > 1 else None
     watch = Watch(systems, model, timetable, compared, stop_when)
     with jax.enable_x64(model.dtype == np.float64):
         job = Simulation(systems, model, timetable, watch, raises=not many)

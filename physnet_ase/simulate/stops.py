@@ -87,7 +87,8 @@ class Watch:
         self.committee, self.stop_when = committee, stop_when
         if self.settings.stop_forces_std is not None and committee is None:
             raise ValueError(
-                "stop_forces_std compares models: pass the others as committee="
+                "stop_forces_std compares models: pass the others as committee=, or "
+                "use a model with several heads"
             )
         unknowing = potential.metadata.environments is None
         if self.settings.stop_familiarity is not None and unknowing:
@@ -250,7 +251,9 @@ class Watch:
         allowed = recorder.replica.settings.allow_unseen_states
         try:
             with unfamiliar_is_fine():
-                results = self.committee.evaluate(atoms, allow_unseen_states=allowed)
+                results = self.committee.evaluate(
+                    atoms, properties=("forces_std",), allow_unseen_states=allowed
+                )
         except (ValueError, FloatingPointError) as error:
             reason = f"the committee cannot evaluate this: {error}"
             return [np.nan] * len(frames), Stop(0, reason)

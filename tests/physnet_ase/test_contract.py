@@ -38,3 +38,7 @@ class TestLocal(PotentialContract):
         "spin_populations": True,
         "num_residual_interaction": 1,
     }
+
+
+class TestHeads(PotentialContract):
+    fields = {"num_heads": 3, "num_residual_interaction": 1}  # noqa: RUF012

@@ -272,7 +272,12 @@ def resume(
 def _finish(trainer: Any, tensorboard: bool) -> None:
     from rich.console import Console
 
-    from physnet_training.train.display import TrainingBar, data_line, error_table
+    from physnet_training.train.display import (
+        TrainingBar,
+        calibration_table,
+        data_line,
+        error_table,
+    )
     from physnet_training.train.events import Events
     from physnet_training.train.run import finish
 
@@ -294,6 +299,8 @@ def _finish(trainer: Any, tensorboard: bool) -> None:
     for part in ("validation", "test"):
         if part in report:
             console.print(error_table(f"{part} errors", report[part]))
+        if f"{part}_calibration" in report:
+            console.print(calibration_table(report[f"{part}_calibration"]))
     console.print(data_line(report["data"]))
     if trainer.stopped_early:
         console.print(
@@ -327,7 +334,9 @@ def evaluate(
 
     from physnet_ase.potential import load_potential
     from physnet_training.loading.loader import PackedMemmapLoader
+    from physnet_training.train.calibration import calibration
     from physnet_training.train.display import (
+        calibration_table,
         error_table,
         gap_error_table,
         tables_by,
@@ -345,6 +354,7 @@ def evaluate(
         loader = PackedMemmapLoader(packed, batch_size, shuffle=False)
         predictions = evaluate_potential(potential, loader)
     errors, worst = predictions.errors(), predictions.worst.rows()
+    calibrated = calibration(predictions.values)
     if parity is not None:
         plot_parity(predictions, parity)
     if json_file is not None:
@@ -355,6 +365,7 @@ def evaluate(
             "errors_by": predictions.errors_by(),
             "gaps": predictions.gaps(),
             "worst": worst,
+            **({"calibration": calibrated} if calibrated else {}),
         }
         json_file.write_text(json.dumps(content, indent=2) + "\n")
     console = Console()
@@ -364,3 +375,5 @@ def evaluate(
     if gaps := predictions.gaps():
         console.print(gap_error_table(gaps))
     console.print(worst_table(worst))
+    if calibrated:
+        console.print(calibration_table(calibrated))

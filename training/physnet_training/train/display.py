@@ -98,6 +98,26 @@ def worst_table(worst: dict[str, list[dict[str, Any]]], most: int = 5) -> Table:
     return table
 
 
+def calibration_table(rows: list[dict[str, Any]]) -> Table:
+    """What the spread of a model's heads is worth, see ``calibration.calibration``."""
+    table = Table(title="spread of the heads against errors", title_justify="left")
+    for heading in ("of", "number", "rank correlation", "RMSE", "spread", "ratio"):
+        table.add_column(heading, justify="right")
+    units = {"energy": "meV", "forces": "meV/Å"}
+    for row in rows:
+        sizes = [
+            f"{1000 * value:.3g} {units[row['quantity']]}"
+            for key, value in row.items()
+            if key.startswith(("rmse_ev", "spread_"))
+        ]
+        rank, ratio = (
+            "–" if row[key] is None else f"{row[key]:.2f}"
+            for key in ("spearman", "rmse_per_spread")
+        )
+        table.add_row(row["quantity"], str(row["count"]), rank, *sizes, ratio)
+    return table
+
+
 def gap_error_table(gaps: dict[str, dict[str, float]]) -> Table:
     """Errors of vertical gaps in meV."""
     table = Table(

@@ -19,6 +19,7 @@ from physnet_training.loading.geometries import Ladders
 from physnet_training.loading.loader import PackedMemmapLoader
 from physnet_training.packed import PackedDataset
 from physnet_training.packed.reader import parts
+from physnet_training.train.calibration import spreads
 from physnet_training.train.gaps import ANY_TWO, GapSums
 
 Array = NDArray[Any]
@@ -214,7 +215,8 @@ class Predictions:
         """Take graphs whose energy labels lack the references, and what is predicted.
 
         Args:
-            predicted: Each graph with labels by name, see ``energy.predicted_labels``.
+            predicted: Each graph with labels by name, see ``energy.predicted_labels``,
+                and spreads, see ``calibration.spreads``.
             molecules: Numbers in the dataset of all molecules, in their order.
             gaps: Takes what the molecules say about vertical gaps.
             levels: Names of the dataset's levels of theory.
@@ -293,9 +295,11 @@ def _values(graph: Graph, predicted: Mapping[str, Any]) -> dict[str, Array]:
         else graph.level[molecules],
     }
     for name, prediction in predicted.items():
-        rows = atoms if QUANTITIES[name].per_atom else molecules
+        per_atom = QUANTITIES[name.removesuffix("_std")].per_atom
+        rows = atoms if per_atom else molecules
         values[name] = np.asarray(prediction, np.float64)[rows]
-        values[f"{name}_label"] = np.asarray(labels.values[name], np.float64)[rows]
+        if name in labels.values:
+            values[f"{name}_label"] = np.asarray(labels.values[name], np.float64)[rows]
     return values
 
 
@@ -333,6 +337,7 @@ def evaluate_potential(potential: Potential, loader: PackedMemmapLoader) -> Pred
             for graph in part.graphs(fitting.config.cutoff):
                 outputs = fitting.run(graph, program_for(names))
                 labels = predicted_labels(outputs, graph, names)
+                labels |= spreads(fitting, graph, outputs, names)
                 yield without_references(graph, [fitting.references]), labels
 
     for fitting, rows in zip(parts_of, order, strict=True):

@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from physnet_ase.state import ElectronicState
+from physnet_training.train.calibration import errors_and_spreads
 from physnet_training.train.evaluate import Predictions
 
 
@@ -54,7 +55,8 @@ def plot_history(history: Path, picture: Path) -> Path:
 def plot_parity(predictions: Predictions, picture: Path) -> Path:
     """Draw predicted against reference energies and forces, one colour per state.
 
-    Energies are those above the references, so that the axis shows what was learned.
+    Energies are those above the references, so that the axis shows what was learned. Of
+    a model with several heads there are errors against spreads, too.
 
     Args:
         predictions: Of held-out molecules.
@@ -63,7 +65,14 @@ def plot_parity(predictions: Predictions, picture: Path) -> Path:
     values = predictions.values
     states = np.unique(values["state"], axis=0)
     colours = plt.get_cmap("tab20")(np.linspace(0, 1, max(len(states), 2)))
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
+    spread = errors_and_spreads(values)
+    rows = 2 if spread else 1
+    figure, grid = plt.subplots(
+        rows, 2, figsize=(10, 4.6 * rows), layout="constrained", squeeze=False
+    )
+    axes = grid[0]
+    if spread:
+        _draw_spreads(grid[1], spread)
     for state, colour in zip(states, colours, strict=False):
         molecules = (values["state"] == state).all(axis=1)
         atoms = (values["atom_state"] == state).all(axis=1)
@@ -85,6 +94,22 @@ def plot_parity(predictions: Predictions, picture: Path) -> Path:
     figure.savefig(picture, dpi=150)
     plt.close(figure)
     return picture
+
+
+def _draw_spreads(axes: Any, spread: dict[str, tuple[Any, Any]]) -> None:
+    """Errors against spreads; those of a calibrated model lie around the line."""
+    for axis, kind, name, unit in (
+        (axes[0], "energy", "energy", "eV"),
+        (axes[1], "forces", "force on an atom", "eV/Å"),
+    ):
+        error, size = spread.get(kind, (np.zeros(0), np.zeros(0)))
+        shown = (error > 0) & (size > 0)
+        axis.set(xlabel=f"spread of the {name} ({unit})", ylabel=f"error ({unit})")
+        axis.grid(alpha=0.3)
+        if shown.any():
+            axis.loglog(size[shown], error[shown], ".", markersize=3, alpha=0.5)
+            ends = np.array([size[shown].min(), size[shown].max()])
+            axis.loglog(ends, ends, color="0.6", linewidth=0.8, zorder=0)
 
 
 def _scatter(

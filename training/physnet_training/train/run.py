@@ -13,7 +13,9 @@ from physnet_training.convert import convert
 from physnet_training.loading.loader import PackedMemmapLoader
 from physnet_training.packed import PackedDataset
 from physnet_training.sources.read_deepmd import is_deepmd
+from physnet_training.train.calibration import calibration
 from physnet_training.train.evaluate import evaluate_potential
+from physnet_training.train.heads import add_heads
 from physnet_training.train.plots import plot_history, plot_parity
 from physnet_training.train.recipe import Recipe
 from physnet_training.train.trainer import (
@@ -117,17 +119,23 @@ def train(
 def finish(
     trainer: Trainer, on_progress: Callable[[TrainingProgress], None] | None = None
 ) -> dict[str, Any]:
-    """Run a trainer to its end, draw its pictures, evaluate the test part.
+    """Run a trainer to its end, draw heads and pictures, evaluate the test part.
 
     Returns:
         The report, also written to ``evaluation.json``: errors per state,
         element, size and level and of vertical gaps, and the worst molecules of the
-        validation and (where there are such) the test part and old data, steps and
-        seconds.
+        validation and (where there are such) the test part and old data, of a model
+        with several heads what their spread is worth, steps and seconds.
     """
     out = trainer.out
     writes = trainer.devices.writes
-    potential = load_potential(trainer.run(on_progress))
+    model = trainer.run(on_progress)
+    if trainer.num_heads > 1:
+        if writes:
+            seed = trainer.recipe.optimizer.seed
+            add_heads(model, trainer.dataset, trainer.split, trainer.num_heads, seed)
+        trainer.devices.wait("the heads are drawn")
+    potential = load_potential(model)
     loader = PackedMemmapLoader(trainer.dataset, EVALUATION_BATCH, bucket_size=1)
     report: dict[str, Any] = {
         "steps": int(trainer.state.step),
@@ -143,6 +151,8 @@ def finish(
             report[f"{name}_by"] = predictions.errors_by()
             report[f"{name}_gaps"] = predictions.gaps()
             report[f"{name}_worst"] = predictions.worst.rows()
+            if rows_of_spread := calibration(predictions.values):
+                report[f"{name}_calibration"] = rows_of_spread
             if writes:
                 plot_parity(predictions, out / f"parity_{name}.png")
     if writes:

@@ -48,6 +48,9 @@ def with_architecture(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     if isinstance(asked, str) or "preset" in asked:
         asked = resolve_config(asked).model_dump()
     fields = there.model_dump(mode="json")
+    if "num_heads" in asked:  # drawn anew, after the training
+        fields["num_heads"] = asked["num_heads"]
+        there = there.model_copy(update={"num_heads": asked["num_heads"]})
     _check_same(there, ModelConfig.model_validate({**fields, **asked}), name)
     return {**content, "start": {**start, "model": name}, "model": fields}
 
@@ -74,8 +77,11 @@ def check_start(
         ValueError: Another architecture, an element that it has not seen, or a state
             outside its ranges.
     """
-    # heads are made for the levels of theory of the data
-    heads = {"num_levels": recipe.model.num_levels}
+    # heads are made for the levels of theory of the data, those of a committee later
+    heads = {
+        "num_levels": recipe.model.num_levels,
+        "num_heads": recipe.model.num_heads,
+    }
     there = potential.config.model_copy(update=heads)
     _check_same(there, recipe.model, str(recipe.start.model))
     levels = [potential.level(name) for name in potential.levels] or [potential]
@@ -107,19 +113,21 @@ def check_start(
 def parameters_of_levels(potential: "Potential", levels: Sequence[str]) -> Any:
     """Weights of a checkpoint with a head for each level of theory of some data.
 
+    Of a committee of heads, the mean.
+
     Args:
         potential: The checkpoint; a level that it lacks starts from its own one.
         levels: Their names, none where the data say none.
     """
+    from physnet_ase.network.heads import without_heads
     from physnet_ase.network.levels import joined_levels
 
     known = [
         potential.level(name) if name in potential.levels else potential
         for name in levels or ("",)
     ]
-    if len(known) == 1:
-        return known[0].params
-    return joined_levels([each.params for each in known])
+    params = [without_heads(each.config, each.params)[1] for each in known]
+    return params[0] if len(params) == 1 else joined_levels(params)
 
 
 def outputs_only(params: Any) -> Any:

@@ -98,6 +98,9 @@ class Trainer:
     ) -> None:
         self.devices = devices = devices or Devices()
         devices.check(recipe.optimizer.batch_size)
+        self.num_heads = recipe.model.num_heads  # drawn after the training
+        alone = recipe.model.model_copy(update={"num_heads": 1})
+        recipe = recipe.model_copy(update={"model": alone})
         self.recipe, self.dataset, self.out, self.split = recipe, dataset, out, split
         options = recipe.optimizer
         # flat graphs pad a batch, not a molecule: sorting by size would save little and
