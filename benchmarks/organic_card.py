@@ -259,8 +259,13 @@ eight heavy atoms: neutral, cation, anion, triplet, radicals and closed-shell io
 * Made by `physnet-train train training/recipes/states_organic.toml` and, from there
   on, `states_organic_finish.toml`, from `training/data/states_organic` and
   `states_dft` (ωB97X/def2-SVPD, the level it answers at, and ωB97X/def2-SVP) and
-  `training/data/wb97m` (two more levels): {labels} labels, {steps} steps and {minutes}
-  minutes of the second half on two shared CPU cores.
+  `training/data/wb97m` (two more levels): {labels} labels. The shipped weights went
+  through the second recipe twice, the second time with 108 more molecules in
+  `gaps.npz`: {steps} steps and {minutes} minutes on one of two shared CPU cores.
+* {heads} heads, drawn at the end of the training: energies and gaps come with a
+  standard deviation. On molecules never seen the errors of energies are 1.4 times as
+  large as it says (rank correlation 0.54), those of forces 1.1 times (0.64):
+  `training` of the recipe prints the table.
 * Levels of theory: {levels}. `potential.level(NAME)` selects another one.
 * States seen at the first level, as (charge, 2S+1): {states}. Others are refused.
 * Not trained on: 5 % of the geometries (seed {seed}), which chose the step that was
@@ -358,6 +363,7 @@ def card(
         levels="; ".join(potential.levels),
         states=", ".join(f"({s.charge}, {s.multiplicity})" for s in potential.states),
         seed=recipe.split.seed,
+        heads=potential.config.num_heads,
         held=", ".join(held),
         by_size=by_size,
         count=report["held_out"],
