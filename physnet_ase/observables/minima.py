@@ -1,6 +1,7 @@
 """Minima of molecules in their states: relaxed, and proven where that is asked."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from ase import Atoms
@@ -112,7 +113,8 @@ def proven_minimum(
 
     A molecule that starts symmetric stays so, on a ridge if need be: planar H2CO whose
     anion is a pyramid. From there it is moved along its imaginary mode and relaxed
-    again.
+    again, each time to a third of the force: on the flat ridge of a methyl group that
+    turns, the forces are below those at which the first relaxation stops.
 
     Args:
         geometry: Relaxed; its ``info`` holds the state.
@@ -126,6 +128,7 @@ def proven_minimum(
     for _ in range(_DESCENTS):
         if not found.imaginary.any():
             break
+        relaxation = replace(relaxation, fmax=relaxation.fmax / 3.0)
         lower, _ = relax(found.displaced(0), found.states[0], calculator, relaxation)
         found = vibrations(lower, calculator, fmax=None)
     found.check_minimum()

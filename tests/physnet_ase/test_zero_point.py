@@ -87,6 +87,17 @@ def test_a_ridge_is_left_for_the_minimum_below(calculator):
     assert flat.positions[:, 2].any() == 0
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # how familiar it is
+def test_the_flat_ridge_of_a_turning_methyl_group_is_left():
+    atoms = molecule("H3CNH2")
+    atoms.set_initial_magnetic_moments(None)
+    organic = PhysNetCalculator("states-organic")
+    result = scan_states(atoms, organic, [(0, 1)], "adiabatic", zero_point=True)
+    # 1.73 eV from the fundamentals (Shimanouchi 1972), of which those of the model
+    # may be wrong by some percent.
+    assert result.zero_point_energies[0] == pytest.approx(1.73, abs=0.15)
+
+
 def test_a_ridge_that_cannot_be_left_is_an_error(calculator, monkeypatch):
     flat = molecule("NH3")
     flat.positions[:, 2] = 0.0
