@@ -6,6 +6,8 @@ import numpy as np
 from ase import Atoms
 from ase.build import molecule
 
+from physnet_ase.config import ModelConfig
+
 
 def formaldehyde(**info: Any) -> Atoms:
     """A molecule without symmetry, away from the origin; its electron count is even."""
@@ -48,3 +50,20 @@ def central_differences(values: Any, step: float) -> np.ndarray:
     """Derivatives from values at +step, -step, +step, … of each coordinate."""
     values = np.asarray(values)
     return (values[0::2] - values[1::2]) / (2 * step)
+
+
+TINY = ModelConfig(
+    num_features=4,
+    num_radial=4,
+    num_blocks=1,
+    num_residual_atomic=0,
+    num_residual_interaction=0,
+    num_residual_output=0,
+    electrostatics=False,
+    cutoff=8.0,
+    spin_range=(1, 2),
+    charge_range=(-1, 1),
+)
+"""A network that compiles and trains within seconds."""
+TINY_STATES = [(-1, 1), (-1, 2), (0, 1), (0, 2)]
+"""What it is asked for."""

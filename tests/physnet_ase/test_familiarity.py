@@ -18,7 +18,7 @@ from physnet_ase.checkpoint import ModelMetadata
 from physnet_ase.config import ModelConfig
 from physnet_ase.familiarity import descriptors, environments_of
 from physnet_ase.molecules import Molecules
-from physnet_ase.potential import Potential
+from physnet_ase.potential import Potential, unfamiliar_is_fine
 
 TINY = ModelConfig(num_features=8, num_radial=4, num_blocks=1, cutoff=4.0)
 
@@ -77,6 +77,21 @@ def test_one_warning_for_many_structures(potential):
         potential.evaluate(several, properties=("energy",))
     assert len(caught) == 1
     assert "2 of 5 structures" in str(caught[0].message)
+
+
+def test_what_is_on_the_way_is_not_even_scored(potential, monkeypatch):
+    asked = []
+    known = Potential.known
+    monkeypatch.setattr(
+        Potential, "known", lambda self, some: asked.append(some) or known(self, some)
+    )
+    atoms = molecule("C6H6")
+    with unfamiliar_is_fine():
+        silent = potential.evaluate(atoms)
+    assert not asked
+    with pytest.warns(UserWarning, match="is unfamiliar"):
+        assert potential.evaluate(atoms).energy == silent.energy
+    assert len(asked) == 1
 
 
 def test_calculators_warn_once_and_refuse_where_strict(potential):

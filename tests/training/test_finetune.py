@@ -14,31 +14,18 @@ from physnet_training.packed import PackedDataset
 from physnet_training.train.evaluate import evaluate_potential
 from physnet_training.train.recipe import load_recipe
 from physnet_training.train.trainer import prepare, reopen
+from structures import TINY, TINY_STATES
 from typer.testing import CliRunner
 
-from physnet_ase.config import ModelConfig
 from physnet_ase.potential import Potential
 from physnet_ase.untrained import untrained_potential
 
-TINY = ModelConfig(
-    num_features=4,
-    num_radial=4,
-    num_blocks=1,
-    num_residual_atomic=0,
-    num_residual_interaction=0,
-    num_residual_output=0,
-    electrostatics=False,
-    cutoff=8.0,
-    spin_range=(1, 2),
-    charge_range=(-1, 1),
-)
-STATES = [(-1, 1), (-1, 2), (0, 1), (0, 2)]
 SHIFTS = {1: -13.0, 8: -2000.0}  # eV of each atom at another level of theory
 
 
 @pytest.fixture(scope="module")
 def checkpoint() -> Potential:
-    return untrained_potential(TINY, elements=(1, 8), states=STATES)
+    return untrained_potential(TINY, elements=(1, 8), states=TINY_STATES)
 
 
 @pytest.fixture(scope="module")

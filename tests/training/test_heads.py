@@ -19,25 +19,12 @@ from physnet_training.train.run import finish
 from physnet_training.train.split import Split
 from physnet_training.train.start import parameters_of_levels
 from physnet_training.train.trainer import prepare
+from structures import TINY, TINY_STATES
 
-from physnet_ase.config import ModelConfig
 from physnet_ase.network.heads import without_heads
 from physnet_ase.potential import load_potential
 from physnet_ase.untrained import untrained_potential
 
-TINY = ModelConfig(
-    num_features=4,
-    num_radial=4,
-    num_blocks=1,
-    num_residual_atomic=0,
-    num_residual_interaction=0,
-    num_residual_output=0,
-    electrostatics=False,
-    cutoff=8.0,
-    spin_range=(1, 2),
-    charge_range=(-1, 1),
-)
-STATES = [(-1, 1), (-1, 2), (0, 1), (0, 2)]
 RECIPE = (
     "[start]\nmodel = 'old'\n[model]\nnum_heads = 5\n[split]\ntrain_fraction = 0.7\n"
     "[optimizer]\nsteps = 4\nbatch_size = 8\nvalidate_every = 4\nwarmup_steps = 1\n"
@@ -53,7 +40,7 @@ def data(make_dataset: Callable[..., Path]) -> Path:
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fine-tuning of a model without heads into one with some, and before it."""
     folder = tmp_path_factory.mktemp("heads")
-    untrained_potential(TINY, elements=(1, 8), states=STATES).save(folder / "old")
+    untrained_potential(TINY, elements=(1, 8), states=TINY_STATES).save(folder / "old")
     recipe = folder / "recipe.toml"
     recipe.write_text(RECIPE)
     trainer = prepare(load_recipe(recipe), PackedDataset.open(data), folder / "run")

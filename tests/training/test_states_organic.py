@@ -114,6 +114,19 @@ def test_what_is_finished_becomes_a_file_that_converts(tmp_path, plan):
     forces = data["forces"].reshape(4, 6, 3)
     assert np.abs(forces.sum(axis=1)).max() < 1e-5
     assert np.abs(np.cross(positions, forces).sum(axis=1)).max() < 1e-5
+    again = [str(tmp_path / "run.labels"), str(target), "--add-to", str(target)]
+    assert runner.invoke(app, again).exit_code == 0
+    with np.load(target) as file:  # what is packed already is not taken twice
+        assert all(
+            np.array_equal(file[name], data[name]) for name in ("name", "energy")
+        )
+        assert file["geometry"].tolist() == [0, 0, 0, 0]
+    more = data | {"name": np.array(["other"] * 4), "energy": data["energy"] + 1.0}
+    both = pack.joined(target, more)
+    assert both["name"].tolist() == ["CO"] * 4 + ["other"] * 4
+    assert len(both["positions"]) == 2 * len(data["positions"])
+    with pytest.raises(ValueError, match="level_of_theory is"):
+        pack.joined(target, more | {"level_of_theory": np.array("another")})
     converted = runner.invoke(command, ["convert", str(target), str(tmp_path / "set")])
     assert converted.exit_code == 0, converted.output
     assert PackedDataset.open(tmp_path / "set").groups == ("CO",)

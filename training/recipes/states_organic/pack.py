@@ -5,6 +5,8 @@
 """
 
 import json
+from collections.abc import Iterable
+from itertools import compress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -81,7 +83,7 @@ def arrays(lines: list[dict[str, Any]], level: str) -> dict[str, np.ndarray]:
         "temperature_K": np.array(
             [line["temperature_K"] for line in lines], np.float32
         ),
-        "geometry": geometries(lines),
+        "geometry": numbered(np.array(line["positions"]).tobytes() for line in lines),
         "units": np.array(json.dumps(UNITS)),
         "level_of_theory": np.array(LEVELS[level]),
     }
@@ -94,40 +96,57 @@ def arrays(lines: list[dict[str, Any]], level: str) -> dict[str, np.ndarray]:
     return made
 
 
-def geometries(lines: list[dict[str, Any]]) -> np.ndarray:
-    """Number of the geometry: labels of one number share their positions exactly."""
+def numbered(positions: Iterable[bytes]) -> np.ndarray:
+    """Number of each geometry, from 0 in the order of their first labels."""
     known: dict[bytes, int] = {}
     return np.array(
-        [
-            known.setdefault(np.array(line["positions"]).tobytes(), len(known))
-            for line in lines
-        ],
-        np.int32,
+        [known.setdefault(each, len(known)) for each in positions], np.int32
     )
 
 
 def joined(first: Path, more: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The labels of a packed file, and then those of a run.
+    """The labels of a packed file, and then those of a run that it lacks.
 
     Raises:
         ValueError: They are of another level, or do not hold the same arrays.
     """
     with np.load(first) as packed:
         earlier = dict(packed)
+    if earlier.keys() != more.keys():
+        odd = ", ".join(sorted(earlier.keys() ^ more.keys()))
+        raise ValueError(
+            f"{first} and the run do not both hold {odd}; pack them into files of "
+            "their own"
+        )
     for name in ("level_of_theory", "units"):
         if str(earlier[name]) != str(more[name]):
             raise ValueError(
                 f"{first}: {name} is {earlier[name]}, that of the run {more[name]}; "
                 "pack them into files of their own"
             )
-    if earlier.keys() != more.keys():
-        odd = ", ".join(sorted(earlier.keys() ^ more.keys()))
-        raise ValueError(f"{first} and the run do not both hold {odd}")
-    more["geometry"] = more["geometry"] + earlier["geometry"].max() + 1
-    return {
+    both = {
         name: np.concatenate([earlier[name], array]) if array.ndim else array
         for name, array in more.items()
     }
+    ends = np.cumsum(both["n_atoms"])[:-1]
+    positions = [each.tobytes() for each in np.split(both["positions"], ends)]
+    labels = zip(
+        *(both[name].tolist() for name in ("name", "charge", "multiplicity")),
+        positions,
+        strict=True,
+    )
+    seen: set[object] = set()
+    new = np.ones(len(positions), bool)
+    for place, label in enumerate(labels):
+        new[place] = label not in seen
+        seen.add(label)
+    atoms = np.repeat(new, both["n_atoms"])
+    kept = {
+        name: array[atoms if name in PER_ATOM else new] if array.ndim else array
+        for name, array in both.items()
+    }
+    kept["geometry"] = numbered(compress(positions, new))
+    return kept
 
 
 def main(
@@ -139,7 +158,8 @@ def main(
         bool, typer.Option("--clean", help="Leave out spin-contaminated labels.")
     ] = False,
     add_to: Annotated[
-        Path | None, typer.Option(help="Packed labels of an earlier run, to go first.")
+        Path | None,
+        typer.Option(help="Packed labels that go first; none is taken twice."),
     ] = None,
 ) -> None:
     """Pack what is finished, in the order in which it was, and count it."""
