@@ -5,9 +5,10 @@ energy of the two fifty Å apart is compared with the lowest sum of the model's 
 energies of the fragments, over all ways to share charge and unpaired electrons. Only
 states in which the two lowest ways differ by more than 1 eV count: there the excess
 belongs to one fragment. Pairs that training never put together
-(``loading.pairs.is_reserved``) are reported apart.
+(``loading.pairs.is_reserved``) are reported apart. ``--network`` measures the network
+besides, one charge and one multiplicity for both fragments, before anything is cut.
 
-    python benchmarks/far_pairs.py MODEL [MODEL …] --json FILE
+    python benchmarks/far_pairs.py MODEL [MODEL …] [--network] --json FILE
 """
 
 import argparse
@@ -24,6 +25,9 @@ from physnet_training.packed import PackedDataset
 from physnet_training.train.gaps import find_ladders, frames_by_energy
 
 from physnet_ase import ElectronicState, Potential, load_potential
+from physnet_ase.evaluation import Batch
+from physnet_ase.molecules import Molecules
+from physnet_ase.neighbors import evaluation_pairs
 
 ROOT = Path(__file__).resolve().parents[1]
 LADDERS = ROOT / "training" / "data" / "states_dft" / "ladders.npz"
@@ -57,7 +61,20 @@ FRAGMENT_STATES = {
 CLEAR = 1.0  # eV between the two ways to share
 
 
-def errors(potential: Potential, molecules: dict[str, Atoms]) -> list[dict[str, Any]]:
+def network_energies(potential: Potential, system: Atoms) -> list[float]:
+    """What the network says of both fragments as one molecule, eV, in each state."""
+    found = []
+    for state in TOTALS.values():
+        molecules = Molecules.from_atoms([system], [state])
+        batch = Batch(molecules, evaluation_pairs(molecules, potential.config.cutoff))
+        [values] = batch.values(potential.programs, potential.references, ("energy",))
+        found.append(values["energy"])
+    return found
+
+
+def errors(
+    potential: Potential, molecules: dict[str, Atoms], *, network: bool
+) -> list[dict[str, Any]]:
     """Error in meV of every pair in every state that counts."""
     states = [ElectronicState(*s) for s in ((0, 1), (1, 2), (-1, 2), (0, 3))]
     names = list(molecules)
@@ -75,10 +92,14 @@ def errors(potential: Potential, molecules: dict[str, Atoms]) -> list[dict[str, 
         moved = molecules[two].copy()
         moved.positions += [DISTANCE, 0.0, 0.0]
         systems.append(molecules[one] + moved)
-    together = potential.evaluate(systems, list(TOTALS.values()), ("energy",))
+    if network:
+        together = [network_energies(potential, system) for system in systems]
+    else:
+        found = potential.evaluate(systems, list(TOTALS.values()), ("energy",))
+        together = [[result.energy for result in row] for row in found]
     rows = []
-    for (one, two), results in zip(pairs, together, strict=True):
-        for kind, result in zip(TOTALS, results, strict=True):
+    for (one, two), energies in zip(pairs, together, strict=True):
+        for kind, energy in zip(TOTALS, energies, strict=True):
             ways = sorted(own[one][a] + own[two][b] for a, b in FRAGMENT_STATES[kind])
             if len(ways) > 1 and ways[1] - ways[0] < CLEAR:
                 continue
@@ -87,7 +108,7 @@ def errors(potential: Potential, molecules: dict[str, Atoms]) -> list[dict[str, 
                     "pair": [one, two],
                     "state": kind,
                     "reserved": is_reserved(one, two),
-                    "error_mev": 1000.0 * (result.energy - ways[0]),
+                    "error_mev": 1000.0 * (energy - ways[0]),
                 }
             )
     return rows
@@ -123,6 +144,7 @@ def main() -> None:
     """Print the figures, and write them where asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="+", help="model directories or names")
+    parser.add_argument("--network", action="store_true", help="alone, besides")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--data", type=Path, default=Path("far_pairs_data"))
     options = parser.parse_args()
@@ -133,8 +155,11 @@ def main() -> None:
     molecules = {name: frames[name][0].atoms() for name in MOLECULES}
     report = {}
     for model in options.models:
-        report[model] = summary(errors(load_potential(model), molecules))
-        print(model, json.dumps(report[model], indent=2))
+        for alone in (False, True)[: 1 + options.network]:
+            found = errors(load_potential(model), molecules, network=alone)
+            name = f"{model}, the network alone" if alone else model
+            report[name] = summary(found)
+            print(name, json.dumps(report[name], indent=2))
     if options.json is not None:
         options.json.write_text(json.dumps(report, indent=2) + "\n")
 

@@ -13,12 +13,14 @@ from jax_md import partition, space
 from jaxtyping import Array, Bool, Float, Int
 
 from physnet_ase.energy import atomic_terms
+from physnet_ase.evaluation import Division, division
 from physnet_ase.graph import Graph
 from physnet_ase.molecules import Molecules
+from physnet_ase.neighbors import evaluation_pairs
 from physnet_ase.potential import Potential, warn_unfamiliar
 from physnet_ase.programs import refuse_after_fork
 from physnet_ase.reciprocal import k_vectors
-from physnet_ase.state import ElectronicState, num_electrons
+from physnet_ase.state import ElectronicState, is_possible, num_electrons
 
 EnergyFn = Callable[..., Float[Array, ""]]
 """``energy_fn(position, neighbor, …)`` in eV."""
@@ -53,7 +55,8 @@ def physnet_neighbor_list(
     box has become thinner than twice the cutoff.
 
     ``neighbor_fn.allocate`` warns, once, of positions that are unlike what the model
-    was trained on.
+    was trained on. Where the first list shows fragments out of each other's sight, each
+    has a state of its own (:mod:`physnet_ase.fragments`), which it keeps from then on.
 
     Args:
         displacement_fn: From ``jax_md.space``; ``free()`` for open systems.
@@ -111,9 +114,10 @@ def physnet_neighbor_list(
     lattice = _Lattice(box, fractional_coordinates, cutoff) if periodic else None
     state = total_charge, spin_multiplicity
     familiarity_fn = _FamiliarityCheck(potential, numbers, state, lattice)
-    neighbor_fn = _allocating(neighbor_fn, familiarity_fn)
+    parts = _Parts(potential, numbers, open_system=not periodic)
+    neighbor_fn = _allocating(neighbor_fn, familiarity_fn, parts)
     defaults = state_fn, (total_charge, spin_multiplicity)
-    return neighbor_fn, _energy_fn(displacement_fn, potential, defaults, lattice)
+    return neighbor_fn, _energy_fn(displacement_fn, potential, defaults, lattice, parts)
 
 
 class _Lattice:
@@ -153,6 +157,7 @@ def _energy_fn(
     potential: Potential,
     state: "tuple[StateCheck, tuple[Any, Any]]",
     lattice: _Lattice | None,
+    parts: "_Parts",
 ) -> EnergyFn:
     """Close the energy over weights, atomic numbers and the default state."""
     state_fn, defaults = state
@@ -177,6 +182,8 @@ def _energy_fn(
             usable &= check_box(box, cutoff)
             kwargs["box"] = box
         graph = _graph(numbers, neighbor, charge, multiplicity, lattice is not None)
+        graph, constant, known = parts.divided(graph)
+        usable &= known
         if lattice is not None:
             place, cell = lattice.place(position, box, perturbation)
             waves = jnp.asarray(lattice.waves)
@@ -191,7 +198,8 @@ def _energy_fn(
         )
         # A product, not a choice: forces must become NaN together with the energy.
         poison = jnp.where(usable, 1.0, jnp.nan)
-        return (jnp.sum(terms.energies) * poison).astype(potential.dtype)
+        energy = jnp.sum(terms.energies) + constant
+        return (energy * poison).astype(potential.dtype)
 
     return energy_fn
 
@@ -234,10 +242,81 @@ class _FamiliarityCheck:
         return [([verdict], [atoms], [0])] if verdict.unfamiliar else []
 
 
+class _Parts:
+    """Fragments of an open system as the first list finds them, in every state.
+
+    What the states of the fragments are is looked up in a table by the state of the
+    whole, which may be traced.
+    """
+
+    def __init__(
+        self,
+        potential: Potential,
+        numbers: np.ndarray,
+        *,
+        open_system: bool,
+    ) -> None:
+        self.potential, self.numbers, self.unknown = potential, numbers, open_system
+        self.table: dict[ElectronicState, Division] = {}
+
+    def find(self, position: Any) -> None:
+        """Cut the system once, where positions are numbers."""
+        if isinstance(position, jax.core.Tracer) or not self.unknown:
+            return
+        if np.shape(position) != (len(self.numbers), 3):
+            return  # the energy function refuses it
+        self.unknown = False
+        model, atoms = self.potential, Atoms(self.numbers, np.asarray(position))
+        states = [s for s in model.states if is_possible(self.numbers, s)]
+        for state in states:
+            molecule = Molecules.from_atoms([atoms], [state])
+            pairs = evaluation_pairs(molecule, model.config.cutoff)
+            self.table[state] = division(
+                model.programs, model.references, molecule, pairs
+            )
+            if len(self.table[state].states) == 1:
+                self.table = {}
+                return
+
+    def divided(
+        self, graph: Graph
+    ) -> tuple[Graph, Float[Array, ""], Bool[Array, ""] | bool]:
+        """The graph with a row for each fragment, and what that adds to the energy.
+
+        The last value is False for a state that is not in the table.
+        """
+        if not self.table:
+            return graph, jnp.zeros(()), True
+        every = list(self.table.values())
+        count, model = len(every[0].states), self.potential
+        charges = jnp.array([[s.charge for s in one.states] for one in every])
+        spins = jnp.array([[s.multiplicity for s in one.states] for one in every])
+        constants = [
+            one.reference - model.reference_energy(self.numbers, state)
+            for state, one in self.table.items()
+        ]
+        wholes = jnp.array([[s.charge, s.multiplicity] for s in self.table])
+        asked = jnp.stack([graph.total_charge[0], graph.spin_multiplicity[0]])
+        found = jnp.all(wholes == asked, axis=1)
+        row = jnp.argmax(found)
+        graph = graph._replace(
+            molecule_index=jnp.asarray(every[0].labels),
+            total_charge=charges[row],
+            spin_multiplicity=spins[row],
+            molecule_mask=jnp.ones(count, bool),
+            periodic=jnp.zeros(count, bool),
+            cell=jnp.zeros((count, 3, 3)),
+            k_vectors=jnp.zeros((count, 0, 3), jnp.int32),
+        )
+        return graph, jnp.asarray(constants, model.dtype)[row], jnp.any(found)
+
+
 def _allocating(
-    neighbor_fn: partition.NeighborListFns, familiarity_fn: _FamiliarityCheck
+    neighbor_fn: partition.NeighborListFns,
+    familiarity_fn: _FamiliarityCheck,
+    parts: _Parts,
 ) -> partition.NeighborListFns:
-    """Let an allocation warn, and give lists that jit can compare.
+    """Let an allocation warn, cut, and give lists that jit can compare.
 
     These have a cell size that is a number, not an array.
     """
@@ -246,6 +325,8 @@ def _allocating(
         neighbor = neighbor_fn.allocate(*args, **kwargs)
         for verdict in familiarity_fn(*args[:1], **kwargs):
             warn_unfamiliar(*verdict)
+        for position in args[:1]:
+            parts.find(position)
         if neighbor.cell_size is None:
             return neighbor
         return neighbor.set(cell_size=float(neighbor.cell_size))

@@ -15,7 +15,8 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from physnet_ase.evaluation import MAX_ATOMS, MAX_PAIRS
+from physnet_ase.evaluation import MAX_ATOMS, MAX_PAIRS, evaluate_parts, ways_apart
+from physnet_ase.fragments import Parting
 from physnet_ase.graph import build_graph, centred, fit_capacity
 from physnet_ase.molecules import Molecules, concatenate
 from physnet_ase.neighbors import (
@@ -332,8 +333,23 @@ class _Lot:
         computed = jax.device_get(self.potential.run(graph, "forces"))
         energies = np.asarray(computed["energies"], np.float64)
         forces = np.asarray(computed["forces"], np.float64)
-        for one, rows in zip(self.members, spans, strict=True):
-            one.found(float(energies[rows].sum()), forces[rows])
+        for one, rows, pairs in zip(self.members, spans, self.pairs, strict=True):
+            ways = ways_apart(one.molecule, pairs, self.potential.config.cutoff)
+            if ways:
+                one.found(*self._of_parts(one, pairs, ways))
+            else:
+                one.found(float(energies[rows].sum()), forces[rows])
+
+    def _of_parts(
+        self, one: _Descent, pairs: Pairs, ways: Sequence[Parting]
+    ) -> tuple[float, np.ndarray]:
+        """Energy without references, and forces, of fragments far from each other."""
+        model, wanted = self.potential, ("energy", "forces")
+        result = evaluate_parts(
+            model.programs, model.references, one.molecule, pairs, wanted, ways
+        )
+        reference = model.reference_energy(one.atoms.numbers, one.state)
+        return result.energy - reference, result.forces
 
 
 def _fill(lot: list[_Descent], waiting: deque[_Descent]) -> bool:

@@ -81,7 +81,7 @@ def run_block(
     A step that would need pairs that the list may lack is not taken: the block ends
     before it. A replica whose numbers are not finite stays as it was; others go on.
     """
-    evaluate, ensemble = _evaluate_fn(shape, params, around), shape.ensemble
+    evaluate, ensemble = _evaluate_fn(shape, params, bodies, around), shape.ensemble
 
     def frame(motion: Motion, step: Int[Array, ""]) -> dict[str, Array]:
         return {
@@ -155,9 +155,11 @@ def run_block(
     return jax.lax.while_loop(goes_on, one_step, start)
 
 
-def _evaluate_fn(shape: Shape, params: Params, around: Surroundings) -> EvaluateFn:
+def _evaluate_fn(
+    shape: Shape, params: Params, bodies: Bodies, around: Surroundings
+) -> EvaluateFn:
     """The potential on these pairs; the virial only where the cell changes."""
-    graph = around.graph
+    graph, count = around.graph, bodies.degrees.shape[0]
     if shape.chunks > 1:
         return _chunked(shape, params, graph)
 
@@ -172,15 +174,30 @@ def _evaluate_fn(shape: Shape, params: Params, around: Surroundings) -> Evaluate
                 shifts=jnp.einsum("pi,pij->pj", graph.shifts, since[owner]),
                 cell=graph.cell @ since,
             )
-        return _evaluation(shape, params, here, positions)
+        return _evaluation(shape, params, here, positions, bodies.owner, count)
 
     return evaluate
 
 
 def _evaluation(
-    shape: Shape, params: Params, graph: Graph, positions: Float[Array, "atoms 3"]
+    shape: Shape,
+    params: Params,
+    graph: Graph,
+    positions: Float[Array, "atoms 3"],
+    owner: Int[Array, " atoms"],
+    count: int,
 ) -> Evaluation:
-    count, strained = graph.total_charge.shape[0], shape.ensemble in CELL_ENSEMBLES
+    """Evaluate replicas, each of one row of the graph or of several fragments.
+
+    Args:
+        shape: What is compiled.
+        params: Weights.
+        graph: Pairs and states; cells change only where no replica has fragments.
+        positions: Å.
+        owner: The replica of each atom.
+        count: Replicas.
+    """
+    strained = shape.ensemble in CELL_ENSEMBLES
 
     def total(
         positions: Float[Array, "atoms 3"], strain: Float[Array, "replicas 3 3"]
@@ -188,7 +205,7 @@ def _evaluation(
         strains = strain if strained else None
         terms = graph_terms(shape.config, params, graph, positions, strains)
         energies = jax.ops.segment_sum(
-            terms.energies, graph.molecule_index, count, indices_are_sorted=True
+            terms.energies, owner, count, indices_are_sorted=True
         )
         return jnp.sum(terms.energies), (energies, terms.charges)
 
@@ -227,7 +244,8 @@ def _chunked(shape: Shape, params: Params, graph: Graph) -> EvaluateFn:
                 total_charge=charge,
                 spin_multiplicity=multiplicity,
             )
-            return _evaluation(shape, params, here, place)
+            owner, count = here.molecule_index, here.total_charge.shape[0]
+            return _evaluation(shape, params, here, place, owner, count)
 
         of_each = graph.atomic_numbers, graph.total_charge, graph.spin_multiplicity
         found = jax.lax.map(one, tuple(map(split, (*of_each, positions))))

@@ -41,8 +41,8 @@ class Simulation:
         self.settings = replicas[0].settings
         self.lists = PairLists(self.replicas)
         self.recorders = [
-            Recorder(one, potential.reference_energy(one.atoms.numbers, one.state))
-            for one in replicas
+            Recorder(one, its.reference)
+            for one, its in zip(replicas, self.lists.divisions, strict=True)
         ]
         self.step = 0
         self.motion = self.replicas.start()
@@ -93,7 +93,8 @@ class Simulation:
             jnp.asarray(self.running),
             span,
         )
-        shape = Shape(self.potential.config, self.settings.ensemble, replicas.chunks())
+        lots = replicas.chunks(self.lists.divisions)
+        shape = Shape(self.potential.config, self.settings.ensemble, lots)
         program = compiled_block(shape, *arguments)
         block: Block = program(*arguments)
         return block
@@ -123,8 +124,7 @@ class Simulation:
         for index, recorder in enumerate(self.recorders):
             if not self.running[index]:
                 continue
-            numbers = recorder.replica.atoms.numbers
-            reference = self.potential.reference_energy(numbers, event.state)
+            reference = self.lists.divisions[index].reference
             jump = after[index] - before[index] + reference - recorder.reference
             recorder.change_state(event.state, reference, float(jump))
 
@@ -289,9 +289,8 @@ class Simulation:
                 if key.startswith(prefix)
             }
             state = ElectronicState(*own["state"].tolist())
-            numbers = recorder.replica.atoms.numbers
-            reference = self.potential.reference_energy(numbers, state)
-            recorder.change_state(state, reference, 0.0)
+            its = self.replicas.divide(recorder.replica, state)
+            recorder.change_state(state, its.reference, 0.0)
             goes_on = bool(self.running[index]) and self.settings.steps > self.step
             recorder.restore(own, goes_on=goes_on)
         self.lists.set_states([recorder.state for recorder in self.recorders])

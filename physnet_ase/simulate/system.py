@@ -11,6 +11,7 @@ import numpy as np
 from ase import Atoms
 from ase.constraints import FixAtoms
 
+from physnet_ase.evaluation import Division, division, undivided
 from physnet_ase.graph import Capacity, Graph, build_graph, size_class
 from physnet_ase.molecules import Molecules, concatenate
 from physnet_ase.neighbors import (
@@ -22,6 +23,7 @@ from physnet_ase.neighbors import (
     without_vacuum,
 )
 from physnet_ase.potential import Potential
+from physnet_ase.quantities import QUANTITIES
 from physnet_ase.reciprocal import ewald_cell, k_vectors
 from physnet_ase.simulate.blocks import Surroundings
 from physnet_ase.simulate.ensembles import (
@@ -174,7 +176,7 @@ class Replicas:
     """Replicas as the flat arrays of one program."""
 
     def __init__(self, replicas: Sequence[Replica], potential: Potential) -> None:
-        self.all, self.dtype = list(replicas), potential.dtype
+        self.all, self.potential, self.dtype = [*replicas], potential, potential.dtype
         self.cutoff = potential.config.cutoff
         self.params = jax.tree.map(jnp.asarray, potential.params)
         self.sizes = np.array([len(one.atoms) for one in replicas])
@@ -192,7 +194,7 @@ class Replicas:
         first = int(self.first_atom[index])
         return slice(first, first + int(self.sizes[index]))
 
-    def chunks(self) -> int:
+    def chunks(self, divisions: Sequence[Division]) -> int:
         """Lots in which replicas are evaluated, one after another.
 
         Where all are open molecules of one size and the processor has caches: a few
@@ -200,12 +202,26 @@ class Replicas:
         """
         count, size = len(self.all), int(self.sizes[0])
         alike = (self.sizes == size).all() and not any(one.listed for one in self.all)
-        if not alike or jax.default_backend() != "cpu":
+        whole = all(len(one.states) == 1 for one in divisions)
+        if not (alike and whole) or jax.default_backend() != "cpu":
             return 1
         few = max(LOT_PAIRS // max(size * (size - 1), 1), 1)
         return next(
             n for n in range(1, count + 1) if count % n == 0 and count // n <= few
         )
+
+    def divide(self, replica: Replica, state: ElectronicState) -> Division:
+        """Fragments of a replica as it starts, and what each holds of a state."""
+        charge = np.array([state.charge], np.int32)
+        spin = np.array([state.multiplicity], np.int32)
+        molecule = replica.structure.with_values(
+            total_charge=charge, spin_multiplicity=spin
+        )
+        model = self.potential
+        if replica.periodic:
+            return undivided(model.references, replica.atoms.numbers, state)
+        pairs = evaluation_pairs(molecule, self.cutoff)
+        return division(model.programs, model.references, molecule, pairs)
 
     def _floats(self, values: Any) -> Any:
         return jnp.asarray(np.asarray(values), self.dtype)
@@ -294,7 +310,7 @@ class PairLists:
         self.waves_deformation = self.deformation.copy()  # k-vectors were chosen there
         self.skins = np.full(count, shared.skin)
         self.built_at = np.zeros(count, np.int64)
-        self.states = [one.state for one in replicas.all]
+        self.divisions = [replicas.divide(one, one.state) for one in replicas.all]
         self.capacity = Capacity(0, 0, 0, 0)
         self._pairs: list[Pairs | None] = [None] * count
         self._graph: Graph | None = None
@@ -323,7 +339,9 @@ class PairLists:
 
     def set_states(self, states: Sequence[ElectronicState]) -> None:
         """Put replicas into other states; shapes stay."""
-        self.states, self._graph = list(states), None
+        every = zip(self.replicas.all, states, strict=True)
+        self.divisions = [self.replicas.divide(one, state) for one, state in every]
+        self._graph = None
 
     def surroundings(self) -> Surroundings:
         """What a block needs to know of them."""
@@ -353,7 +371,7 @@ class PairLists:
         known = [pairs for pairs in self._pairs if pairs is not None]
         joined = join_pairs(known, replicas.sizes)
         self._enlarge(joined)
-        graph = build_graph(molecules, joined, self.capacity)
+        graph = build_graph(self._fragments(molecules), joined, self.capacity)
         floats: dict[str, Any] = {
             name: jnp.asarray(getattr(graph, name), replicas.dtype)
             for name in ("positions", "shifts", "cell")
@@ -381,29 +399,45 @@ class PairLists:
     def _molecules(self) -> Molecules:
         """Structures at which the pairs are looked up, in their present states."""
         molecules = self.replicas.molecules
-        values = {
-            "positions": self.positions,
-            "total_charge": np.array([s.charge for s in self.states], np.int32),
-            "spin_multiplicity": np.array(
-                [s.multiplicity for s in self.states], np.int32
-            ),
-        }
+        values = {"positions": self.positions}
         if "cell" in molecules.values:
             values["cell"] = molecules.values["cell"] @ self.deformation
         return molecules.with_values(**values)
+
+    def _fragments(self, molecules: Molecules) -> Molecules:
+        """A row for each fragment, in its state; most replicas are a single one."""
+        counts = np.array([len(one.states) for one in self.divisions])
+        states = [state for one in self.divisions for state in one.states]
+        sizes = [np.bincount(one.labels) for one in self.divisions]
+        values = molecules.values | {
+            name: np.repeat(array, counts, axis=0)
+            for name, array in molecules.values.items()
+            if not QUANTITIES[name].per_atom
+        }
+        values["total_charge"] = np.array([s.charge for s in states], np.int32)
+        values["spin_multiplicity"] = np.array(
+            [s.multiplicity for s in states], np.int32
+        )
+        n_atoms = np.concatenate(sizes).astype(np.int32)
+        return Molecules(n_atoms, values, np.repeat(molecules.rows, counts))
 
     def _enlarge(self, pairs: Pairs) -> None:
         """Let the capacity hold these pairs, with some room where lists change."""
         replicas = self.replicas
         need = len(pairs.senders)
         waves = 0 if pairs.waves is None else pairs.waves.shape[1]
+        rows = sum(len(one.states) for one in self.divisions)
         changing = any(one.listed for one in replicas.all)
-        if need > self.capacity.pairs or waves > self.capacity.k_vectors:
+        if (
+            need > self.capacity.pairs
+            or waves > self.capacity.k_vectors
+            or rows > self.capacity.molecules
+        ):
             if self.capacity.atoms:
                 logger.info("neighbour list full: enlarged for %d pairs", need)
             room = size_class(need + need // 20, ratio=1.25) if changing else need
             self.capacity = Capacity(
-                molecules=len(replicas.all),
+                molecules=rows,
                 atoms=int(replicas.sizes.sum()),
                 pairs=max(room, self.capacity.pairs),
                 long_pairs=len(pairs.long_senders),

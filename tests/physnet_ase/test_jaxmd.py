@@ -138,22 +138,36 @@ def test_stress_from_perturbation_is_the_stress_of_ase(potential, crystal):
     np.testing.assert_allclose(slope, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_coulomb_reaches_beyond_the_list(potential):
-    """Two ions' worth of fragments 30 Å apart still feel each other, as in ASE."""
+@pytest.mark.parametrize("state", STATES)
+def test_fragments_beyond_the_list_agree_with_ase(potential, state):
+    """An ion and a molecule 9 Å apart: states of their own, and Coulomb's law."""
     atoms = molecule("H2O") + molecule("NH3")
-    atoms.positions[3:] += [30.0, 0.0, 0.0]
-    energy_fn, positions, neighbor = open_functions(
-        potential, atoms, total_charge=1, spin_multiplicity=2
-    )
+    atoms.positions[3:] += [9.0, 0.0, 0.0]
+    energy_fn, positions, neighbor = open_functions(potential, atoms)
     within_fragments = 3 * 2 + 4 * 3
     assert int(jnp.sum(neighbor.idx[0] < len(atoms))) == within_fragments
-    energy, gradient = jax.jit(jax.value_and_grad(energy_fn))(positions, neighbor)
-    assert_three_routes_agree(potential, atoms, (1, 2), energy, -np.asarray(gradient))
+    charge, spin = map(jnp.int32, state)
+    energy, gradient = jax.jit(jax.value_and_grad(energy_fn))(
+        positions, neighbor, total_charge=charge, spin_multiplicity=spin
+    )
+    assert_three_routes_agree(potential, atoms, state, energy, -np.asarray(gradient))
+    charges = potential.evaluate(atoms, [state], ("charges",))[0].charges
+    apart = atoms.positions[3:, None] - atoms.positions[None, :3]
+    force = (charges[3:, None] * charges[:3])[..., None] * apart
+    force = 14.3996 * force / np.linalg.norm(apart, axis=2, keepdims=True) ** 3
     pull = -np.sum(np.asarray(gradient)[3:], axis=0)
-    assert abs(pull[0]) > 1e-4  # eV/Å, between fragments far beyond the 4 Å cutoff
-    charges = potential.evaluate(atoms, [(1, 2)], ("charges",))[0].charges
-    product = charges[:3].sum() * charges[3:].sum()
-    assert pull[0] == pytest.approx(14.3996 * product / 900.0, rel=0.3)
+    assert np.abs(pull).max() > 2e-6 or state == (0, 1)
+    np.testing.assert_allclose(pull, force.sum(axis=(0, 1)), atol=3e-6)
+
+
+def test_fragments_refuse_a_traced_state_that_was_not_seen(potential):
+    atoms = molecule("H2O") + molecule("NH3")
+    atoms.positions[3:] += [9.0, 0.0, 0.0]
+    energy_fn, positions, neighbor = open_functions(potential, atoms)
+    energy = jax.jit(energy_fn)(
+        positions, neighbor, total_charge=jnp.int32(2), spin_multiplicity=jnp.int32(1)
+    )
+    assert np.isnan(energy)
 
 
 def test_replicas_differ_in_positions_lists_and_states(potential, rng):

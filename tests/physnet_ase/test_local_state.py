@@ -1,5 +1,7 @@
 """Local shares of charge and spin: what far fragments do to each other."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -8,6 +10,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from physnet_ase import Potential, untrained_potential
 from physnet_ase.config import ModelConfig
+from physnet_ase.evaluation import Batch
+from physnet_ase.molecules import Molecules
+from physnet_ase.neighbors import evaluation_pairs
+from physnet_ase.state import as_state
 
 CONFIG = ModelConfig(
     num_features=12,
@@ -22,6 +28,14 @@ CONFIG = ModelConfig(
 )
 STATES = ((0, 1), (1, 2), (-1, 2), (0, 3))
 WANTED = ("energy", "charges", "spin_populations")
+
+
+def as_one(potential, atoms, state):
+    """What the network says of all atoms in one state, however far apart they are."""
+    molecules = Molecules.from_atoms([atoms], [as_state(state)])
+    batch = Batch(molecules, evaluation_pairs(molecules, potential.config.cutoff))
+    [values] = batch.values(potential.programs, potential.references, WANTED)
+    return SimpleNamespace(**values)
 
 
 def apart(one, two, distance=1e5):
@@ -50,7 +64,7 @@ def decided(potential):
 def test_neutral_singlets_add_up_whatever_they_are(potential):
     water, ammonia = molecule("H2O"), molecule("NH3")
     one, two = (potential.evaluate(m, [(0, 1)], WANTED)[0] for m in (water, ammonia))
-    [both] = potential.evaluate(apart(water, ammonia), [(0, 1)], WANTED)
+    both = as_one(potential, apart(water, ammonia), (0, 1))
     # positions of 1e5 Å are good to 1e-11 Å
     assert both.energy == pytest.approx(one.energy + two.energy, abs=1e-8)
     np.testing.assert_allclose(both.charges[:3], one.charges, atol=1e-9)
@@ -61,7 +75,7 @@ def test_neutral_singlets_add_up_whatever_they_are(potential):
 
 @pytest.mark.parametrize("state", STATES[1:])
 def test_two_equal_fragments_carry_a_half_each(potential, state):
-    [both] = potential.evaluate(apart(molecule("CO"), molecule("CO")), [state], WANTED)
+    both = as_one(potential, apart(molecule("CO"), molecule("CO")), state)
     assert both.charges[:2].sum() == pytest.approx(state[0] / 2, abs=1e-8)
     assert both.spin_populations[:2].sum() == pytest.approx(
         (state[1] - 1) / 2, abs=1e-8
@@ -72,7 +86,7 @@ def test_two_equal_fragments_carry_a_half_each(potential, state):
 def test_the_excess_can_sit_on_one_fragment_and_leave_the_other_alone(decided, state):
     water, ammonia = molecule("H2O"), molecule("NH3")
     rows = decided.evaluate([water, ammonia], [(0, 1), state], WANTED)
-    [both] = decided.evaluate(apart(water, ammonia), [state], WANTED)
+    both = as_one(decided, apart(water, ammonia), state)
     charge, spin = both.charges[:3].sum(), both.spin_populations[:3].sum()
     shares = [round(charge / state[0])] if state[0] else []
     shares += [round(spin / (state[1] - 1))]

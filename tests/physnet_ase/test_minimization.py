@@ -60,7 +60,7 @@ def test_structures_in_states_end_in_their_minima(monkeypatch):
 
 def test_observables_of_a_list_relax_together():
     calculator = PhysNetCalculator(POTENTIAL)
-    options = {"to_state": (1, 2), "relaxation": Relaxation(fmax=FMAX)}
+    options = {"to_state": (1, 2), "relaxation": Relaxation(fmax=0.1 * FMAX)}
     several = [shaken("H2O", 1), shaken("H2O", 4)]
     together = ionization_energy(several, calculator, "adiabatic", **options)
     for atoms, one in zip(several, together, strict=True):

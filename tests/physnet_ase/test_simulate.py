@@ -395,7 +395,7 @@ def test_a_flexible_cell_of_free_atoms_has_the_volumes_of_an_ideal_gas():
 
 def test_langevin_keeps_the_temperature_of_free_atoms(potential):
     """Ten atoms too far apart to feel each other: 30 degrees of freedom at 300 K."""
-    atoms = Atoms("H10", positions=[[40.0 * i, 0.0, 0.0] for i in range(10)])
+    atoms = Atoms("C10", positions=[[40.0 * i, 0.0, 0.0] for i in range(10)])
     result = simulate.run(
         atoms,
         potential,
@@ -435,7 +435,7 @@ def test_another_run_of_the_same_shape_compiles_nothing(potential):
 
 
 def test_temperature_ramp_ends_where_it_should(potential):
-    atoms = Atoms("H10", positions=[[40.0 * i, 0.0, 0.0] for i in range(10)])
+    atoms = Atoms("C10", positions=[[40.0 * i, 0.0, 0.0] for i in range(10)])
     result = simulate.run(
         atoms,
         potential,
