@@ -172,3 +172,9 @@ def test_spectrum_from_dynamics(tmp_path):
     printed = run_example(name, tmp_path, "states-dft-small")
     assert 500 < number_after(printed, "strongest line at") < 3500
     assert (tmp_path / "results" / "spectrum.png").stat().st_size > 5000
+
+
+def test_ase_and_jaxmd_side_by_side(tmp_path, model):
+    printed = run_example("12_ase_and_jaxmd_side_by_side.py", tmp_path, model)
+    assert number_after(printed, "no atom is further than") < 1e-2  # Å, after 100 fs
+    assert (tmp_path / "results" / "side_by_side.png").stat().st_size > 5000

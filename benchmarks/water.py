@@ -1,0 +1,141 @@
+"""Liquid water: structure against the reference frames, and what size costs.
+
+    physnet-train train training/recipes/water.toml --out runs/water --data FRAMES
+    python benchmarks/water.py runs/water/model FRAMES --ps 20
+    python benchmarks/water.py runs/water/model FRAMES --sizes
+
+FRAMES are the 400 frames of 64 molecules at PBE0+TS that the recipe trains on. The
+first call runs dynamics at 300 K from the first frame and compares the pair
+distributions of the later four fifths with those of the frames, in a picture and as the
+mean difference of g(r); the second one measures seconds per step and memory of cells of
+192 atoms and more, and fits the power with which the time grows.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from matplotlib.figure import Figure
+
+from physnet_ase import load_potential, simulate
+from physnet_ase.simulate.analysis import Curve, radial_distribution
+
+KINDS = ("OO", "OH", "HH")
+COPIES = ((1, 1, 1), (2, 1, 1), (2, 2, 1), (2, 2, 2), (4, 2, 2), (4, 4, 2), (6, 6, 3))
+WINDOW = (2.0, 6.0)  # Å, between molecules
+STEPS = 10
+
+
+def distributions(frames: list[Atoms]) -> dict[str, Curve]:
+    """g(r) of each pair of elements."""
+    return {kind: radial_distribution(frames, *kind) for kind in KINDS}
+
+
+def first_peak(curve: Curve) -> tuple[float, float]:
+    """Place (Å) and height of the first peak between molecules."""
+    inside = (curve.x > WINDOW[0]) & (curve.x < WINDOW[1])
+    top = int(np.argmax(curve.values[inside]))
+    return float(curve.x[inside][top]), float(curve.values[inside][top])
+
+
+def structure(model: str, frames: list[Atoms], options: Any) -> dict[str, Any]:
+    """Dynamics, pair distributions, their picture."""
+    timestep = 0.5
+    run = simulate.run(
+        frames[0],
+        model,
+        ensemble="nvt-csvr",
+        temperature_K=options.temperature,
+        timestep_fs=timestep,
+        steps=int(1000.0 * options.ps / timestep),
+        save_every=40,
+        trajectory=options.trajectory,
+        charge=0,
+        multiplicity=1,
+    )
+    moved = ase.io.read(options.trajectory, ":")
+    ours = distributions(moved[len(moved) // 5 :])
+    theirs = distributions(frames)
+    report: dict[str, Any] = {
+        "ps": options.ps,
+        "temperature_K": round(float(run.temperatures_K[-len(moved) // 2 :].mean()), 1),
+        "drift_mev_per_atom_ps": round(float(run.drift), 4),
+    }
+    figure = Figure(figsize=(9.0, 3.2), layout="constrained")
+    for axes, kind in zip(figure.subplots(1, 3), KINDS, strict=True):
+        one, other = ours[kind], theirs[kind]
+        inside = (one.x > WINDOW[0]) & (one.x < WINDOW[1])
+        apart = np.abs(one.values - other.values)[inside].mean()
+        report[f"g_{kind}"] = {
+            "mean_difference": round(float(apart), 3),
+            "first_peak": [round(x, 3) for x in first_peak(one)],
+            "first_peak_reference": [round(x, 3) for x in first_peak(other)],
+        }
+        axes.plot(other.x, other.values, color="black", label="PBE0+TS frames")
+        axes.plot(one.x, one.values, color="C1", label="dynamics")
+        axes.set(xlabel="r / Å", title=f"g({kind[0]}{kind[1]})", ylim=(0, 3.5))
+    figure.axes[0].legend(frameon=False, fontsize=8)
+    figure.savefig(Path(__file__).with_suffix(".png"), dpi=120)
+    return report
+
+
+def cost(model: str, frame: Atoms, most: int) -> dict[str, Any]:
+    """Seconds per step and peak memory of ever larger cells."""
+    potential, rows = load_potential(model), []
+    for copies in COPIES:
+        atoms = frame.repeat(copies)
+        if len(atoms) > most:
+            break
+
+        def run(steps: int, atoms: Atoms = atoms) -> float:
+            began = time.perf_counter()
+            simulate.run(
+                atoms, potential, steps=steps, timestep_fs=0.25, save_every=10**6
+            )
+            return time.perf_counter() - began
+
+        run(1)  # compiles
+        single = min(run(1) for _ in range(2))
+        seconds = (min(run(1 + STEPS) for _ in range(2)) - single) / STEPS
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
+        rows.append(
+            {"atoms": len(atoms), "s_per_step": round(seconds, 4), "peak_mb": peak // 1}
+        )
+        print(rows[-1], flush=True)
+    sizes, times = (np.log([row[k] for row in rows]) for k in ("atoms", "s_per_step"))
+    return {"sizes": rows, "exponent": round(float(np.polyfit(sizes, times, 1)[0]), 3)}
+
+
+def main() -> None:
+    """Measure, print, add to what is written."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", help="directory")
+    parser.add_argument("frames", help="the 400 frames, extended XYZ")
+    parser.add_argument("--ps", type=float, default=20.0)
+    parser.add_argument("--temperature", type=float, default=300.0, help="K")
+    parser.add_argument("--trajectory", default="water.extxyz")
+    parser.add_argument("--sizes", action="store_true", help="what size costs")
+    parser.add_argument("--most", type=int, default=21_000, help="atoms")
+    options = parser.parse_args()
+    frames = ase.io.read(options.frames, ":")
+    written = Path(__file__).with_suffix(".json")
+    report = json.loads(written.read_text()) if written.exists() else {}
+    report["machine"] = f"{os.cpu_count()} cores, {platform.machine()}"
+    if options.sizes:
+        report["cost"] = cost(options.model, frames[0], options.most)
+    else:
+        report["structure"] = structure(options.model, frames, options)
+    print(json.dumps(report, indent=2))
+    written.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
