@@ -53,7 +53,8 @@ class PhysNetCalculator(Calculator):
     for energies alone of many structures use ``Potential.evaluate``. Units are ASE's:
     eV, Å, e. The dipole is about the coordinate origin and exists for molecules only,
     the stress for three periodic directions only, ``magmoms`` (atomic spin populations)
-    for models trained on them.
+    for models trained on them. ``fragments`` holds the atoms and the state of each part
+    of a system whose parts are out of each other's sight, else nothing.
 
     With several potentials results are means over this committee, and ``results`` holds
     ``energy_std``, ``forces_std`` and ``charges_std`` (how far its members disagree),
@@ -118,6 +119,7 @@ class PhysNetCalculator(Calculator):
             self._committee.cutoff, finest=self._committee.finest
         )
         self._computed_for: tuple[Any, ...] = ()
+        self.fragments: tuple[tuple[np.ndarray, ElectronicState], ...] = ()
         self._prepared: tuple[tuple[Any, ...], Batch] | None = None
         super().__init__(  # type: ignore[no-untyped-call]
             charge=charge,
@@ -256,7 +258,7 @@ class PhysNetCalculator(Calculator):
         if self._committee.spin_populations:
             wanted.append("spin_populations")
         [result] = self._members().run(batch, wanted)
-        self.results = _ase_results(result)
+        self.results, self.fragments = _ase_results(result), result.fragments
         self.atoms = atoms.copy()
         self._computed_for = self._key(batch.states[0])
 

@@ -198,4 +198,6 @@ def _mean(results: Sequence[Result], shared: Collection[str]) -> Result:
         for name in shared
         if all(name in each or MEMBERS[name] in each for each in known)
     }
-    return Result(results[0].state, values | spread(members))
+    mean = Result(results[0].state, values | spread(members))
+    mean.fragments = results[0].fragments
+    return mean

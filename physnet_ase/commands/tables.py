@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
+from ase.formula import Formula
 from rich.console import Console
 from rich.table import Table
 
@@ -113,6 +114,15 @@ def structure_report(atoms: Atoms, state: ElectronicState) -> dict[str, Any]:
         "charges_e": results["charges"].tolist(),
     }
     report |= familiarity_entry(atoms, state, atoms.calc.potential)
+    if atoms.calc.fragments:
+        report["fragments"] = [
+            {
+                "atoms": members.tolist(),
+                "charge": own.charge,
+                "multiplicity": own.multiplicity,
+            }
+            for members, own in atoms.calc.fragments
+        ]
     if "magmoms" in results:
         report["spin_populations"] = results["magmoms"].tolist()
     if "dipole" in results:
@@ -143,6 +153,13 @@ def print_structure(report: dict[str, Any]) -> None:
     facts.add_row("energy", f"{report['energy_eV']:.6f} eV")
     if "energy_std_eV" in report:
         facts.add_row("its spread", f"{report['energy_std_eV']:.4f} eV")
+    for one in report.get("fragments", ()):
+        formula = Formula.from_list([report["symbols"][i] for i in one["atoms"]])
+        facts.add_row(
+            "fragment",
+            f"{formula:hill}, charge {signed(one['charge'])}, "
+            f"multiplicity {one['multiplicity']}",
+        )
     facts.add_row("largest force", f"{report['max_force_eV_per_A']:.4f} eV/Å")
     if "familiarity" in report:
         known = "" if report["familiarity"] <= 1.0 else "  unfamiliar, see above"

@@ -241,6 +241,10 @@ def test_calculator_relaxation_and_dynamics_agree(potential):
     expected = model.evaluate(atoms)
     assert atoms.get_potential_energy() == pytest.approx(expected.energy, abs=1e-5)
     np.testing.assert_allclose(atoms.get_forces(), expected.forces, atol=1e-5)
+    assert [one.tolist() for one, _ in atoms.calc.fragments] == [
+        [0, 1, 2],
+        [*range(3, 7)],
+    ]
     relaxed = simulate.relax(atoms, model, fmax=1e3)
     assert relaxed.energy == pytest.approx(expected.energy, abs=1e-5)
     both = simulate.run(
@@ -263,3 +267,18 @@ def test_dynamics_of_interleaved_fragments_warns(potential):
     atoms = beside(molecule("H2O"), molecule("NH3"))[[0, 3, 1, 4, 2, 5, 6]]
     with pytest.warns(UserWarning, match="sort the atoms by fragment"):
         simulate.run(atoms, potential.astype("float32"), charge=1, steps=1)
+
+
+def test_the_command_says_what_each_fragment_holds(potential, capsys):
+    from physnet_ase.commands.tables import print_structure, structure_report
+
+    atoms = beside(molecule("H2O"), molecule("NH3"))
+    atoms.info.update(charge=1, spin_multiplicity=2)
+    atoms.calc = PhysNetCalculator(potential)
+    atoms.get_forces()
+    report = structure_report(atoms, ElectronicState(1, 2))
+    assert sorted(one["charge"] for one in report["fragments"]) == [0, 1]
+    print_structure(report)
+    printed = capsys.readouterr().out
+    assert "H2O, charge" in printed
+    assert "H3N, charge" in printed
