@@ -257,7 +257,7 @@ class PhysNetCalculator(Calculator):
             wanted.append("dipole")
         if self._committee.spin_populations:
             wanted.append("spin_populations")
-        [result] = self._members().run(batch, wanted)
+        result = self._members().run(batch, wanted)
         self.results, self.fragments = _ase_results(result), result.fragments
         self.atoms = atoms.copy()
         self._computed_for = self._key(batch.states[0])
@@ -269,7 +269,7 @@ class PhysNetCalculator(Calculator):
             ValueError: A state, element or structure that cannot be evaluated.
         """
         batch = self._prepare(self._atoms_or_last(atoms))
-        [result] = self._members().run(batch, ("hessian",))
+        result = self._members().run(batch, ("hessian",))
         hessian: np.ndarray = result.hessian
         return hessian
 
@@ -285,7 +285,7 @@ class PhysNetCalculator(Calculator):
         if self._committee.num_members == 1:
             raise ValueError(NO_SPREAD)
         batch = self._prepare(self._atoms_or_last(atoms))
-        [result] = self._members().run(batch, ("forces_std",))
+        result = self._members().run(batch, ("forces_std",))
         deviation: np.ndarray = result.forces_std
         return deviation
 

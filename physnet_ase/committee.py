@@ -10,6 +10,7 @@ from physnet_ase.checkpoint import symbols
 from physnet_ase.evaluation import MEMBERS, PROPERTIES, Batch, Result, spread
 from physnet_ase.familiarity import Familiarity
 from physnet_ase.molecules import Molecules
+from physnet_ase.parts import evaluate_again
 from physnet_ase.potential import Potential, load_potential
 from physnet_ase.state import ElectronicState
 
@@ -117,18 +118,19 @@ class Committee:
             max(each, key=lambda v: v.score) for each in zip(*verdicts, strict=True)
         ]
 
-    def run(self, batch: Batch, wanted: Collection[str]) -> list[Result]:
-        """Mean results of a batch that is evaluated again and again."""
+    def run(self, batch: Batch, wanted: Collection[str]) -> Result:
+        """Mean results of a batch of one that is evaluated again and again."""
         found = [
-            batch.evaluate(
+            evaluate_again(
                 member.programs,
                 member.references,
+                batch,
                 self._asked_of(member, wanted),
-                again=True,
             )
             for member in self.members
         ]
-        return _combine(found, self._shared(wanted))
+        mean: Result = _combine(found, self._shared(wanted))
+        return mean
 
     def evaluate(
         self,

@@ -13,10 +13,10 @@ from jax_md import partition, space
 from jaxtyping import Array, Bool, Float, Int
 
 from physnet_ase.energy import atomic_terms
-from physnet_ase.evaluation import Division, division
 from physnet_ase.graph import Graph
 from physnet_ase.molecules import Molecules
 from physnet_ase.neighbors import evaluation_pairs
+from physnet_ase.parts import Division, division
 from physnet_ase.potential import Potential, warn_unfamiliar
 from physnet_ase.programs import refuse_after_fork
 from physnet_ase.reciprocal import k_vectors

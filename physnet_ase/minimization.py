@@ -15,7 +15,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from physnet_ase.evaluation import MAX_ATOMS, MAX_PAIRS, evaluate_parts, ways_apart
+from physnet_ase.evaluation import MAX_ATOMS, MAX_PAIRS
 from physnet_ase.fragments import Parting
 from physnet_ase.graph import build_graph, centred, fit_capacity
 from physnet_ase.molecules import Molecules, concatenate
@@ -27,6 +27,7 @@ from physnet_ase.neighbors import (
     join_pairs,
     without_vacuum,
 )
+from physnet_ase.parts import evaluate_parts, ways_apart
 from physnet_ase.potential import Potential, load_potential, warn_unfamiliar
 from physnet_ase.state import ElectronicState, as_state, resolve_state, with_state
 

@@ -19,12 +19,13 @@ from physnet_ase.checkpoint import (
     symbols,
     write_model,
 )
-from physnet_ase.evaluation import check_properties, evaluate_molecules
+from physnet_ase.evaluation import check_properties
 from physnet_ase.familiarity import Familiarity, familiarity_of
 from physnet_ase.graph import Graph
 from physnet_ase.molecules import Molecules, concatenate
 from physnet_ase.neighbors import check_distances, evaluation_pairs, without_vacuum
 from physnet_ase.network.levels import model_of_level
+from physnet_ase.parts import evaluate_molecules
 from physnet_ase.programs import Programs
 from physnet_ase.state import (
     ElectronicState,

@@ -11,7 +11,6 @@ import numpy as np
 from ase import Atoms
 from ase.constraints import FixAtoms
 
-from physnet_ase.evaluation import Division, division, undivided
 from physnet_ase.graph import Capacity, Graph, build_graph, size_class
 from physnet_ase.molecules import Molecules, concatenate
 from physnet_ase.neighbors import (
@@ -22,6 +21,7 @@ from physnet_ase.neighbors import (
     join_pairs,
     without_vacuum,
 )
+from physnet_ase.parts import Division, division, undivided
 from physnet_ase.potential import Potential
 from physnet_ase.quantities import QUANTITIES
 from physnet_ase.reciprocal import ewald_cell, k_vectors

@@ -27,13 +27,13 @@ def water():
 def evaluations(monkeypatch):
     """Number of evaluations so far, as the length of a list."""
     calls = []
-    evaluate = Batch.evaluate
+    values = Batch.values
 
     def counting(*args, **options):
         calls.append(args)
-        return evaluate(*args, **options)
+        return values(*args, **options)
 
-    monkeypatch.setattr(Batch, "evaluate", counting)
+    monkeypatch.setattr(Batch, "values", counting)
     return calls
 
 
