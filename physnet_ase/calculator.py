@@ -379,7 +379,8 @@ def _unknown_settings(unknown: Iterable[str], allowed: Iterable[str]) -> str:
 
 def _ase_results(result: Result) -> dict[str, Any]:
     """Results under ASE's names, float64."""
-    values = {name: value for name, value in vars(result).items() if name != "state"}
+    values = {**vars(result)}
+    del values["state"], values["fragments"]
     if "spin_populations" in values:
         values["magmoms"] = values.pop("spin_populations")
     values["energy"] = values["free_energy"] = np.float64(values["energy"])

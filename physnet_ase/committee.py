@@ -200,6 +200,4 @@ def _mean(results: Sequence[Result], shared: Collection[str]) -> Result:
         for name in shared
         if all(name in each or MEMBERS[name] in each for each in known)
     }
-    mean = Result(results[0].state, values | spread(members))
-    mean.fragments = results[0].fragments
-    return mean
+    return Result(results[0].state, values | spread(members), results[0].fragments)

@@ -73,10 +73,13 @@ class Result:
     parts are out of each other's sight (:mod:`physnet_ase.fragments`), else nothing.
     """
 
-    fragments: tuple[tuple[np.ndarray, ElectronicState], ...] = ()
-
-    def __init__(self, state: ElectronicState, properties: dict[str, Any]) -> None:
-        self.state = state
+    def __init__(
+        self,
+        state: ElectronicState,
+        properties: dict[str, Any],
+        fragments: tuple[tuple[np.ndarray, ElectronicState], ...] = (),
+    ) -> None:
+        self.state, self.fragments = state, fragments
         self.__dict__.update(properties)
 
     def __getattr__(self, name: str) -> Any:

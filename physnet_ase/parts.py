@@ -162,9 +162,7 @@ def evaluate_parts(
     members = {name: sums[key] for name, key in MEMBERS.items() if key in sums}
     named = {name: sums[name] for name in sums if name not in PROPERTIES}
     asked = {name: sums[name] for name in wanted if name in sums}
-    result = Result(total, named | asked | spread(members))
-    result.fragments = fragments
-    return result
+    return Result(total, named | asked | spread(members), fragments)
 
 
 def _states_of_parts(
