@@ -32,6 +32,7 @@ KINDS = ("OO", "OH", "HH")
 COPIES = ((1, 1, 1), (2, 1, 1), (2, 2, 1), (2, 2, 2), (4, 2, 2), (4, 4, 2), (6, 6, 3))
 WINDOW = (2.0, 6.0)  # Å, between molecules
 STEPS = 10
+PICTURE = Path(__file__).resolve().parents[1] / "docs" / "water.png"
 
 
 def distributions(frames: list[Atoms]) -> dict[str, Curve]:
@@ -83,7 +84,7 @@ def structure(model: str, frames: list[Atoms], options: Any) -> dict[str, Any]:
         axes.plot(one.x, one.values, color="C1", label="dynamics")
         axes.set(xlabel="r / Å", title=f"g({kind[0]}{kind[1]})", ylim=(0, 3.5))
     figure.axes[0].legend(frameon=False, fontsize=8)
-    figure.savefig(Path(__file__).with_suffix(".png"), dpi=120)
+    figure.savefig(PICTURE, dpi=120)
     return report
 
 

@@ -85,7 +85,7 @@ def test_with_electrostatics_the_mean_charges_act_in_every_head():
 
 def test_a_model_of_one_head_has_no_spread():
     result = ALONE[0].evaluate(WATER, properties=("energy", "charges"))
-    assert vars(result).keys() == {"state", "energy", "charges"}
+    assert vars(result).keys() == {"state", "fragments", "energy", "charges"}
     with pytest.raises(ValueError, match="one head, and nothing to compare"):
         ALONE[0].evaluate(WATER, properties=("forces_std",))
     with pytest.raises(ValueError, match="one head, and nothing to compare"):
