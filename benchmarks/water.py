@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import ase.io
+import jax
 import numpy as np
 from ase import Atoms
 from matplotlib.figure import Figure
@@ -103,7 +104,11 @@ def cost(model: str, frame: Atoms, most: int) -> dict[str, Any]:
             )
             return time.perf_counter() - began
 
-        run(1)  # compiles
+        try:
+            run(1)  # compiles
+        except jax.errors.JaxRuntimeError as error:
+            print(f"{len(atoms)} atoms: {error}", flush=True)
+            break  # out of memory: what was measured counts
         single = min(run(1) for _ in range(2))
         seconds = (min(run(1 + STEPS) for _ in range(2)) - single) / STEPS
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0

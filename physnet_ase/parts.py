@@ -47,10 +47,12 @@ def evaluate_molecules(
         wanted: Some of ``evaluation.PROPERTIES``, which these molecules have.
     """
     cutoff = programs.config.cutoff
-    ways = [
-        ways_apart(molecules.take(np.array([row])), own, cutoff)
-        for row, own in enumerate(pairs)
-    ]
+    ways: list[list[Parting]] = []
+    for row, own in enumerate(pairs):
+        if row and own is pairs[row - 1]:  # the same geometry in another state
+            ways.append(ways[-1])
+        else:
+            ways.append(ways_apart(molecules.take(np.array([row])), own, cutoff))
     whole = np.array([row for row, own in enumerate(ways) if not own], np.int64)
     known = in_batches(
         programs,
@@ -204,7 +206,7 @@ def _states_of_parts(
         warnings.warn(
             f"{len(allowed)} fragments of this structure are further apart than the "
             f"model sees, and it knows no states of theirs that make up {total}: it "
-            "treats them as one molecule",
+            "treats them as one molecule; train it on the states of such fragments",
             UserWarning,
             stacklevel=2,
         )

@@ -281,6 +281,12 @@ class Simulation:
             lambda path, _: jnp.asarray(arrays[f"motion{jax.tree_util.keystr(path)}"]),
             self.motion,
         )
+        self.lists.set_states(
+            [
+                ElectronicState(*arrays[f"{index}.state"].tolist())
+                for index in range(len(self.recorders))
+            ]
+        )
         for index, recorder in enumerate(self.recorders):
             prefix = f"{index}."
             own = {
@@ -289,8 +295,7 @@ class Simulation:
                 if key.startswith(prefix)
             }
             state = ElectronicState(*own["state"].tolist())
-            its = self.replicas.divide(recorder.replica, state)
-            recorder.change_state(state, its.reference, 0.0)
+            reference = self.lists.divisions[index].reference
+            recorder.change_state(state, reference, 0.0)
             goes_on = bool(self.running[index]) and self.settings.steps > self.step
             recorder.restore(own, goes_on=goes_on)
-        self.lists.set_states([recorder.state for recorder in self.recorders])
