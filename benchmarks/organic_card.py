@@ -23,7 +23,7 @@ import numpy as np
 from ase import Atoms
 from ase.build import molecule
 from ase.collections import g2
-from ase.data import chemical_symbols, covalent_radii
+from ase.data import chemical_symbols
 from model_card import measure
 from physnet_training.convert import convert
 from physnet_training.loading.loader import PackedMemmapLoader
@@ -43,6 +43,7 @@ from physnet_ase import (
     load_potential,
     proton_affinity,
 )
+from physnet_ase.bonds import bonds
 from physnet_ase.commands.smiles import numbers_and_state
 
 NAME = "states-organic"
@@ -52,8 +53,6 @@ HELD = ROOT / "training" / "data" / "states_organic" / "gaps_heldout.npz"
 CARD = ROOT / "physnet_ase" / "pretrained" / NAME / "README.md"
 LOWEST_AFFINITY = 0.2  # eV; below it the anion is an artefact of the basis
 WRONG = 0.3  # eV
-BOND = 1.3
-"""Atoms nearer than so many times the sum of their covalent radii are bonded."""
 SHORT = {
     "ionization_energy": "IE",
     "electron_affinity": "EA",
@@ -131,13 +130,6 @@ def gap_table(
         else None,
     }
     return "\n".join(lines), facts
-
-
-def bonds(atoms: Atoms) -> set[tuple[int, int]]:
-    """Pairs of bonded atoms."""
-    radii = covalent_radii[atoms.numbers]
-    near = atoms.get_all_distances() < BOND * (radii[:, None] + radii)
-    return {(int(i), int(j)) for i, j in np.argwhere(near) if i < j}
 
 
 def relaxations(potential: Potential, structures: list[Atoms]) -> dict[str, float]:

@@ -16,10 +16,11 @@ from itertools import islice
 from zlib import crc32
 
 import numpy as np
-from ase.data import chemical_symbols, covalent_radii
+from ase.data import chemical_symbols
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from physnet_ase.bonds import BONDED, bond_lengths
 from physnet_ase.molecules import Molecules
 from physnet_ase.neighbors import Pairs, find_pairs, without_vacuum
 
@@ -37,7 +38,7 @@ _LEAST_THRESHOLD = 0.15
 SHOWN_ATOMS = 6
 EXPECTED = ((3.0, "of electronvolts"), (1.0, "above 0.3 eV"))
 """Score from which an error is expected, see ``benchmarks/familiarity.py``."""
-_BONDS = (1.3, 1.45)
+_BONDS = (BONDED, 1.45)
 """Atoms nearer than so many times the sum of their covalent radii are bonded. Bonds
 that are known at one of these reaches are known: they stretch."""
 _UNSEEN_BONDS = 1.5
@@ -333,13 +334,10 @@ def _neighbours(
     molecules: Molecules, reaches: Sequence[float]
 ) -> Iterator[list[list[int]]]:
     """The atoms that each is bonded to, at each reach."""
-    pairs = find_pairs(molecules, REACH)
-    radii = covalent_radii[molecules.values["atomic_numbers"]]
-    distances = np.linalg.norm(pairs.vectors(molecules.values["positions"]), axis=1)
-    longest = radii[pairs.senders] + radii[pairs.receivers]
+    pairs, lengths, _ = bond_lengths(molecules, max(reaches))
     for reach in reaches:
-        near = distances < reach * longest
-        found: list[list[int]] = [[] for _ in radii]
+        near = lengths < reach
+        found: list[list[int]] = [[] for _ in range(molecules.num_atoms)]
         for to, atom in zip(
             pairs.receivers[near].tolist(), pairs.senders[near].tolist(), strict=True
         ):

@@ -54,7 +54,7 @@ class Graph(NamedTuple):
     molecule_mask: Array  # [molecules] bool
     periodic: Array  # [molecules] bool, any periodic direction
     cell: Array  # [molecules, 3, 3] Å, rows are lattice vectors, zeros without one
-    k_vectors: Array  # [molecules, k, 3] int32 multiples of reciprocal lattice vectors
+    mesh: Array  # [x, y, z] int8: its shape is that of the mesh for Ewald's sum
     labels: Labels | None = None
     level: Array | None = None  # [molecules] int32 level of theory; None: the first
 
@@ -66,7 +66,9 @@ class Capacity(NamedTuple):
     atoms: int
     pairs: int
     long_pairs: int
-    k_vectors: int = 0  # of each molecule
+    mesh_x: int = 0  # points of the mesh of each molecule
+    mesh_y: int = 0
+    mesh_z: int = 0
 
     def holds(self, need: "Capacity") -> bool:
         """Whether a batch fits; padded pairs need a padded atom to point at."""
@@ -86,9 +88,8 @@ def size_class(count: int, *, smallest: int = 4, ratio: float = 1.6) -> int:
 def needed_capacity(molecules: Molecules, pairs: Pairs) -> Capacity:
     """Exactly what a batch takes."""
     atoms = len(molecules.values["atomic_numbers"])
-    waves = 0 if pairs.waves is None else pairs.waves.shape[1]
     return Capacity(
-        len(molecules), atoms, len(pairs.senders), len(pairs.long_senders), waves
+        len(molecules), atoms, len(pairs.senders), len(pairs.long_senders), *pairs.mesh
     )
 
 
@@ -110,7 +111,9 @@ def fit_capacity(molecules: Molecules, pairs: Pairs) -> Capacity:
         atoms=size_class(need.atoms + 1, ratio=2),
         pairs=size_class(need.pairs, smallest=16, ratio=2),
         long_pairs=size_class(long, smallest=16, ratio=4) if long else 0,
-        k_vectors=size_class(need.k_vectors, ratio=1.3) if need.k_vectors else 0,
+        mesh_x=need.mesh_x,  # one of few sizes
+        mesh_y=need.mesh_y,
+        mesh_z=need.mesh_z,
     )
 
 
@@ -143,9 +146,7 @@ def build_graph(
     cell = np.zeros((size.molecules, 3, 3), positions.dtype)
     if "cell" in values:
         cell[:count] = np.nan_to_num(values["cell"])
-    waves = np.zeros((size.molecules, size.k_vectors, 3), np.int32)
-    if pairs.waves is not None and pairs.cells is not None:
-        waves[:count, : pairs.waves.shape[1]] = pairs.waves
+    if pairs.cells is not None:
         cell[:count][molecules.periodic] = pairs.cells[molecules.periodic]
     return Graph(
         atomic_numbers=_padded(values["atomic_numbers"], size.atoms, 0),
@@ -164,7 +165,7 @@ def build_graph(
         molecule_mask=_mask(count, size.molecules),
         periodic=_padded(molecules.periodic, size.molecules, False),
         cell=cell,
-        k_vectors=waves,
+        mesh=np.zeros(size[4:7], np.int8),
         labels=None
         if weight is None
         else _labels(molecules, size, labels, weight, ladder),

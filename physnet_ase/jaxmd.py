@@ -19,7 +19,7 @@ from physnet_ase.neighbors import evaluation_pairs
 from physnet_ase.parts import Division, division
 from physnet_ase.potential import Potential, warn_unfamiliar
 from physnet_ase.programs import refuse_after_fork
-from physnet_ase.reciprocal import k_vectors
+from physnet_ase.reciprocal import mesh_shape
 from physnet_ase.state import ElectronicState, is_possible, num_electrons
 
 EnergyFn = Callable[..., Float[Array, ""]]
@@ -123,15 +123,15 @@ def physnet_neighbor_list(
 class _Lattice:
     """Where atoms and cell are in Å, for Ewald's sum.
 
-    The k-vectors are those of the box at the start: their range has a margin, and a box
-    that has grown by more than a tenth wants a new energy function.
+    The mesh is that of the box at the start: it has a margin, and a box that has grown
+    by more than a tenth wants a new energy function.
     """
 
     def __init__(self, box: Any, fractional: bool, cutoff: float) -> None:
         self.matrix = _matrix(jnp.asarray(box))
         self.fractional = fractional
         cell = np.asarray(self.matrix, np.float64).T
-        self.waves = k_vectors(cell, cutoff)[None]
+        self.mesh = np.zeros(mesh_shape(cell, cutoff), np.int8)
 
     def place(
         self, position: Float[Array, "atoms 3"], box: Any, perturbation: Any
@@ -186,8 +186,7 @@ def _energy_fn(
         usable &= known
         if lattice is not None:
             place, cell = lattice.place(position, box, perturbation)
-            waves = jnp.asarray(lattice.waves)
-            graph = graph._replace(positions=place, cell=cell, k_vectors=waves)
+            graph = graph._replace(positions=place, cell=cell, mesh=lattice.mesh)
         vector_fn = jax.vmap(partial(displacement_fn, **kwargs))
         terms = atomic_terms(
             potential.config,
@@ -306,7 +305,6 @@ class _Parts:
             molecule_mask=jnp.ones(count, bool),
             periodic=jnp.zeros(count, bool),
             cell=jnp.zeros((count, 3, 3)),
-            k_vectors=jnp.zeros((count, 0, 3), jnp.int32),
         )
         return graph, jnp.asarray(constants, model.dtype)[row], jnp.any(found)
 
@@ -362,7 +360,7 @@ def _graph(
         molecule_mask=np.ones(1, bool),
         periodic=np.full(1, periodic),
         cell=np.zeros((1, 3, 3)),
-        k_vectors=np.zeros((1, 0, 3), np.int32),
+        mesh=np.zeros((0, 0, 0), np.int8),
     )
     return jax.tree.map(jnp.asarray, graph)
 

@@ -9,10 +9,11 @@ import vesin
 from numpy.typing import NDArray
 
 from physnet_ase.molecules import Molecules
-from physnet_ase.reciprocal import ewald_cell, k_vectors
+from physnet_ase.reciprocal import ewald_cell, mesh_shape
 
 Array = NDArray[Any]
 
+NO_MESH = (0, 0, 0)
 ALL_PAIRS_LIMIT = 40
 """Open molecules up to this size use every pair: no list to build, none to outdate."""
 DEFAULT_SKIN = 0.5
@@ -39,8 +40,8 @@ class Pairs(NamedTuple):
     shifts: Array | None  # [pairs, 3] Å, None: no pair crosses a boundary
     long_senders: Array  # [long_pairs] int32
     long_receivers: Array  # [long_pairs] int32
-    # Of periodic molecules, for Ewald's sum; None: there are none.
-    waves: Array | None = None  # [molecules, k, 3] int32, zeros beyond a molecule's own
+    # Of periodic molecules, for Ewald's sum.
+    mesh: tuple[int, int, int] = NO_MESH  # points along each lattice vector
     cells: Array | None = None  # [molecules, 3, 3] Å, with vacuum where not periodic
 
     def vectors(self, positions: Array) -> Array:
@@ -132,7 +133,7 @@ def find_pairs(
         cutoff: None keeps all pairs of open molecules.
         skin: Å beyond the cutoff that the list covers, to be used again.
         finest: The shortest cutoff of several models that share the pairs: it needs the
-            most k-vectors. None: ``cutoff``.
+            finest mesh. None: ``cutoff``.
 
     Raises:
         ValueError: Periodic molecules without a cutoff.
@@ -160,8 +161,8 @@ def find_pairs(
             pbc = molecules.values["pbc"][index].astype(bool)
             cell = ewald_cell(molecules.values["cell"][index], pbc, own)
             found = _looked_up_pairs(own, reach, cell, pbc)
-            waves = k_vectors(cell, finest or cutoff)[None]
-            parts.append(found._replace(waves=waves, cells=cell[None]))
+            mesh = mesh_shape(cell, finest or cutoff)
+            parts.append(found._replace(mesh=mesh, cells=cell[None]))
         else:
             box, nowhere = np.zeros((3, 3)), np.zeros(3, bool)
             parts.append(_looked_up_pairs(own, reach, box, nowhere))
@@ -196,22 +197,23 @@ def join_pairs(parts: Sequence[Pairs], n_atoms: Array) -> Pairs:
         shifts,
         joined("long_senders"),
         joined("long_receivers"),
-        *_joined_waves(parts),
+        finest_mesh([part.mesh for part in parts]),
+        _joined_cells(parts),
     )
 
 
-def _joined_waves(parts: Sequence[Pairs]) -> tuple[Array | None, Array | None]:
-    """k-vectors and cells of all parts, zeros where a molecule is open."""
-    if all(part.waves is None for part in parts):
-        return None, None
-    most = max(part.waves.shape[1] for part in parts if part.waves is not None)
-    waves = np.zeros((len(parts), most, 3), np.int32)
-    cells = np.zeros((len(parts), 3, 3))
-    for index, part in enumerate(parts):
-        if part.waves is not None and part.cells is not None:
-            waves[index, : part.waves.shape[1]] = part.waves[0]
-            cells[index] = part.cells[0]
-    return waves, cells
+def finest_mesh(meshes: Sequence[tuple[int, int, int]]) -> tuple[int, int, int]:
+    """A mesh that is fine enough for all of them."""
+    x, y, z = (max(points) for points in zip(*meshes, strict=True))
+    return x, y, z
+
+
+def _joined_cells(parts: Sequence[Pairs]) -> Array | None:
+    """Cells of all parts, zeros where a molecule is open."""
+    if all(part.cells is None for part in parts):
+        return None
+    none = np.zeros((1, 3, 3))
+    return np.concatenate([none if p.cells is None else p.cells for p in parts])
 
 
 def _open_pairs(sizes: Array, positions: Array, cutoff: float | None) -> Pairs:

@@ -89,7 +89,7 @@ class Programs:
             sizes = (
                 kind,
                 *map(len, _one_of_each_length(graph)),
-                *graph.k_vectors.shape,
+                *graph.mesh.shape,
             )
             program = self._compiled.get(sizes) or self._compile(sizes, graph)
             return program(self._device_params, graph)

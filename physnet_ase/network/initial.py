@@ -47,7 +47,7 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         molecule_mask=flag(1),
         periodic=flag(1),
         cell=real(1, 3, 3),
-        k_vectors=whole(1, 0, 3),
+        mesh=whole(0, 0, 0),
     )
     # An abstract key: making a real one would compile programs.
     key = jax.eval_shape(lambda: jax.random.key(0))

@@ -1,5 +1,7 @@
 """Proton affinity: which atom takes the proton up, and what that releases."""
 
+import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -7,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from ase import Atoms
 
+from physnet_ase.bonds import bonds
 from physnet_ase.calculator import PhysNetCalculator
 from physnet_ase.observables.levels import check_open
 from physnet_ase.observables.minima import (
@@ -33,7 +36,8 @@ class ProtonationSite(NamedTuple):
 
     atom: int | None  # where it was put; None when the structure was given
     bound_to: int | None  # the atom of the base it is nearest to after the relaxation
-    energy: float  # eV, of the relaxed protonated molecule
+    energy: float  # eV, of the relaxed protonated molecule; NaN: did not converge
+    kept: bool = True  # the bonds of the base are as before, and the proton has one
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +86,9 @@ def proton_affinity(
     """Energy released on taking up a proton: −ΔH of B + H⁺ → BH⁺ in eV.
 
     IUPAC Gold Book, "proton affinity" (doi:10.1351/goldbook.P04907), an enthalpy.
+    Sites where bonds break or form when the proton comes (a ring opens, hydrogen
+    leaves) are tried and listed, and count only where there is no other.
+
     Without options the difference of electronic energies of the relaxed structures;
     ``zero_point`` makes it the affinity at 0 K, ``temperature`` the one of the
     definition, of ideal gases. The proton has no electron and its spin does not count:
@@ -104,8 +111,8 @@ def proton_affinity(
     Raises:
         ValueError: The model has not seen the protonated state, there is no such atom,
             or the given structure is not the molecule and one hydrogen.
-        RuntimeError: A relaxation did not converge, or with corrections not to a
-            minimum.
+        RuntimeError: The relaxation of the base did not converge, or that of no site,
+            or with corrections not to a minimum.
     """
     given: Sequence[Site]
     if isinstance(site, (str, Atoms, int, np.integer)):
@@ -147,7 +154,7 @@ def _proton_affinity(
         _relaxed(base.geometry, place, acid_state, calculator, relaxation)
         for place in places
     ]
-    best, geometry = min(tried, key=lambda one: one[0].energy)
+    best, geometry = _lowest(molecule, tried)
     acid = Minimum(geometry, best.energy, None)
     if proven:
         acid = proven_minimum(geometry, calculator, relaxation)
@@ -179,11 +186,7 @@ def _relaxed(
     calculator: PhysNetCalculator,
     relaxation: Relaxation,
 ) -> tuple[ProtonationSite, Atoms]:
-    """The acid relaxed from one place of the proton, and where that went.
-
-    Raises:
-        RuntimeError: The relaxation did not converge.
-    """
+    """The acid relaxed from one place of the proton, and where that went."""
     if isinstance(place, Atoms):
         acid, energy = relax(place, state, calculator, relaxation)
         return ProtonationSite(None, None, energy), acid
@@ -191,12 +194,45 @@ def _relaxed(
     try:
         acid, energy = relax(start, state, calculator, relaxation)
     except RuntimeError as error:
-        raise RuntimeError(
-            f"proton at atom {place} ({base.symbols[place]}): {error}; or name "
-            "another site"
-        ) from error
+        warnings.warn(
+            f"{base.get_chemical_formula()}, proton at atom {place} "
+            f"({base.symbols[place]}): {error}; this site is left out",
+            stacklevel=2,
+        )
+        return ProtonationSite(place, None, math.nan, kept=False), start
     nearest = int(np.argmin(acid.get_distances(-1, range(len(base)))))
-    return ProtonationSite(place, nearest, energy), acid
+    proton, now = len(base), bonds(acid)
+    same = {pair for pair in now if proton not in pair} == bonds(base)
+    bound = any(proton in pair for pair in now)
+    return ProtonationSite(place, nearest, energy, kept=same and bound), acid
+
+
+def _lowest(
+    molecule: Atoms, tried: Sequence[tuple[ProtonationSite, Atoms]]
+) -> tuple[ProtonationSite, Atoms]:
+    """The acid of lowest energy that is the base and a proton, not another molecule.
+
+    Warns where there is only another molecule.
+
+    Raises:
+        RuntimeError: No relaxation converged.
+    """
+    name = molecule.get_chemical_formula()
+    converged = [one for one in tried if math.isfinite(one[0].energy)]
+    if not converged:
+        raise RuntimeError(
+            f"{name}: the protonated molecule did not converge from any site; give "
+            "another site or more steps (Relaxation)"
+        )
+    kept = [one for one in converged if one[0].kept]
+    best = min(kept or converged, key=lambda one: one[0].energy)
+    if not best[0].kept:
+        warnings.warn(
+            f"{name}: bonds broke or formed at every site of the proton; the affinity "
+            "is that of another molecule, look at its geometry",
+            stacklevel=2,
+        )
+    return best
 
 
 def _places(

@@ -70,7 +70,7 @@ def electrostatic_energies(
     energies = coulomb_energies(
         around.charges, inverse, graph.long_senders, graph.long_receivers
     )
-    if graph.k_vectors.shape[1] == 0:
+    if graph.mesh.size == 0:
         return energies  # no periodic molecule
     periodic = graph.periodic[graph.molecule_index][graph.receivers]
     r = around.distances

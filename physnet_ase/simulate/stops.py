@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from ase.data import chemical_symbols, covalent_radii
+from ase.data import chemical_symbols
 
+from physnet_ase.bonds import bond_lengths
 from physnet_ase.committee import Committee
 from physnet_ase.familiarity import Familiarity
 from physnet_ase.molecules import concatenate
@@ -56,14 +57,13 @@ class Bonds:
 
 def bonds_of(replica: Replica) -> Bonds:
     """Pairs of atoms that are about as far apart as covalent bonds are long."""
-    structure, numbers = replica.structure, replica.atoms.numbers
-    radii = covalent_radii[numbers]
-    pairs = find_pairs(structure, 2.0 * BOND_TOLERANCE * float(radii.max()))
-    vectors = pairs.vectors(structure.values["positions"])
-    lengths = np.linalg.norm(vectors, axis=1)
-    longest = BOND_TOLERANCE * (radii[pairs.senders] + radii[pairs.receivers])
-    kept = np.flatnonzero((lengths < longest) & (pairs.senders <= pairs.receivers))
-    shifts = np.zeros_like(vectors) if pairs.shifts is None else pairs.shifts
+    pairs, ratios, lengths = bond_lengths(replica.structure, BOND_TOLERANCE)
+    bonded, once = ratios < BOND_TOLERANCE, pairs.senders <= pairs.receivers
+    kept = np.flatnonzero(bonded & once)
+    if pairs.shifts is None:
+        shifts = np.zeros((len(lengths), 3))
+    else:
+        shifts = pairs.shifts
     ends = pairs.senders[kept], pairs.receivers[kept]
     return Bonds(*ends, shifts[kept], lengths[kept])
 

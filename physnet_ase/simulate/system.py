@@ -15,16 +15,18 @@ from physnet_ase.graph import Capacity, Graph, build_graph, size_class
 from physnet_ase.molecules import Molecules, concatenate
 from physnet_ase.neighbors import (
     ALL_PAIRS_LIMIT,
+    NO_MESH,
     Pairs,
     check_distances,
     evaluation_pairs,
+    finest_mesh,
     join_pairs,
     without_vacuum,
 )
 from physnet_ase.parts import Division, division, undivided
 from physnet_ase.potential import Potential
 from physnet_ase.quantities import QUANTITIES
-from physnet_ase.reciprocal import ewald_cell, k_vectors
+from physnet_ase.reciprocal import ewald_cell, mesh_shape
 from physnet_ase.simulate.blocks import Surroundings
 from physnet_ase.simulate.ensembles import (
     CHAIN_LENGTH,
@@ -40,7 +42,7 @@ from physnet_ase.units import BOLTZMANN, FEMTOSECOND, GIGAPASCAL
 from physnet_ase.velocities import degrees_of_freedom, thermal_momenta
 
 logger = logging.getLogger(__name__)
-SAME_WAVES = 0.08
+SAME_MESH = 0.08
 """Share by which a cell may grow or shrink before Ewald's k-vectors are chosen anew."""
 LOT_PAIRS = 1500
 """Pairs of atoms that are evaluated together on a CPU, as measured."""
@@ -307,7 +309,7 @@ class PairLists:
         shared = replicas.all[0].settings
         self.positions = np.array(replicas.molecules.values["positions"])
         self.deformation = np.tile(np.eye(3), (count, 1, 1))
-        self.waves_deformation = self.deformation.copy()  # k-vectors were chosen there
+        self.mesh_deformation = self.deformation.copy()  # the mesh was chosen there
         self.skins = np.full(count, shared.skin)
         self.built_at = np.zeros(count, np.int64)
         self.divisions = [replicas.divide(one, one.state) for one in replicas.all]
@@ -367,7 +369,7 @@ class PairLists:
                 found = evaluation_pairs(
                     one, replicas.cutoff, skin=float(self.skins[index])
                 )
-                self._pairs[index] = found._replace(waves=self._waves(index))
+                self._pairs[index] = found._replace(mesh=self._mesh(index))
         known = [pairs for pairs in self._pairs if pairs is not None]
         joined = join_pairs(known, replicas.sizes)
         self._enlarge(joined)
@@ -378,23 +380,23 @@ class PairLists:
         }
         return jax.tree.map(jnp.asarray, graph._replace(**floats))
 
-    def _waves(self, index: int) -> np.ndarray | None:
-        """A replica's k-vectors: those chosen before while its cell is much the same.
+    def _mesh(self, index: int) -> tuple[int, int, int]:
+        """A replica's mesh: the one chosen before while its cell is much the same.
 
-        Their number then stays, and the energy has no steps.
+        The energy then has no steps.
         """
         replicas = self.replicas
         if not replicas.all[index].periodic:
-            return None
-        since = np.linalg.solve(self.waves_deformation[index], self.deformation[index])
-        if np.abs(since - np.eye(3)).max() > SAME_WAVES:
-            self.waves_deformation[index] = self.deformation[index]
+            return NO_MESH
+        since = np.linalg.solve(self.mesh_deformation[index], self.deformation[index])
+        if np.abs(since - np.eye(3)).max() > SAME_MESH:
+            self.mesh_deformation[index] = self.deformation[index]
         values = replicas.all[index].structure.values
         cell = ewald_cell(
             values["cell"][0], values["pbc"][0].astype(bool), values["positions"]
         )
-        chosen = cell @ self.waves_deformation[index]
-        return k_vectors(chosen, replicas.cutoff)[None]
+        chosen = cell @ self.mesh_deformation[index]
+        return mesh_shape(chosen, replicas.cutoff)
 
     def _molecules(self) -> Molecules:
         """Structures at which the pairs are looked up, in their present states."""
@@ -425,26 +427,22 @@ class PairLists:
         """Let the capacity hold these pairs, with some room where lists change."""
         replicas = self.replicas
         need = len(pairs.senders)
-        waves = 0 if pairs.waves is None else pairs.waves.shape[1]
         rows = sum(len(one.states) for one in self.divisions)
         changing = any(one.listed for one in replicas.all)
         if (
             need > self.capacity.pairs
-            or waves > self.capacity.k_vectors
+            or finest_mesh([pairs.mesh, self.capacity[4:7]]) != self.capacity[4:7]
             or rows > self.capacity.molecules
         ):
             if self.capacity.atoms:
                 logger.info("neighbour list full: enlarged for %d pairs", need)
             room = size_class(need + need // 20, ratio=1.25) if changing else need
             self.capacity = Capacity(
-                molecules=rows,
-                atoms=int(replicas.sizes.sum()),
-                pairs=max(room, self.capacity.pairs),
-                long_pairs=len(pairs.long_senders),
-                k_vectors=max(
-                    size_class(waves, ratio=1.3) if waves else 0,
-                    self.capacity.k_vectors,
-                ),
+                rows,
+                int(replicas.sizes.sum()),
+                max(room, self.capacity.pairs),
+                len(pairs.long_senders),
+                *finest_mesh([pairs.mesh, self.capacity[4:7]]),
             )
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -453,7 +451,7 @@ class PairLists:
             "pairs_positions": self.positions,
             "pairs_deformation": self.deformation,
             "pairs_skins": self.skins,
-            "pairs_waves_deformation": self.waves_deformation,
+            "pairs_mesh_deformation": self.mesh_deformation,
             "pairs_built_at": self.built_at,
             "pairs_capacity": np.array(self.capacity),
         }
@@ -463,7 +461,7 @@ class PairLists:
         self.positions = arrays["pairs_positions"]
         self.deformation = arrays["pairs_deformation"]
         self.skins = arrays["pairs_skins"]
-        self.waves_deformation = arrays["pairs_waves_deformation"]
+        self.mesh_deformation = arrays["pairs_mesh_deformation"]
         self.built_at = arrays["pairs_built_at"]
         self.capacity = Capacity(*map(int, arrays["pairs_capacity"]))
         self._pairs = [None] * len(self._pairs)

@@ -10,8 +10,8 @@ from ase.neighborlist import neighbor_list
 
 from physnet_ase.config import ModelConfig
 from physnet_ase.graph import Graph, build_graph, needed_capacity
-from physnet_ase.molecules import Molecules
-from physnet_ase.neighbors import find_pairs
+from physnet_ase.molecules import Molecules, concatenate
+from physnet_ase.neighbors import find_pairs, join_pairs
 from physnet_ase.physics.electrostatics import (
     coulomb_energies,
     damped_inverse,
@@ -20,6 +20,7 @@ from physnet_ase.physics.electrostatics import (
 from physnet_ase.physics.ewald import ewald_pair_potential, reciprocal_energies
 from physnet_ase.physics.repulsion import zbl_energy
 from physnet_ase.potential import Potential
+from physnet_ase.reciprocal import ewald_smearing
 from physnet_ase.state import ElectronicState
 from physnet_ase.units import COULOMB_CONSTANT
 from physnet_ase.untrained import untrained_potential
@@ -55,6 +56,60 @@ def ewald(atoms, charges, cutoff):
         graph = jax.tree.map(jnp.asarray, graph)
         energies = coulomb_energies(q, real, graph.senders, graph.receivers)
         return float(jnp.sum(energies + reciprocal_energies(q, graph, cutoff)))
+
+
+def sum_over_waves(positions, charges, cell, smearing):
+    """The reciprocal sum, wave by wave (Ewald, Ann. Phys. 1921, 369, 253)."""
+    most = np.ceil(np.array([15.0, 8.0, 8.0]) / smearing).astype(int)
+    turns = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in most)), -1)
+    turns = turns.reshape(-1, 3)
+    turns = turns[np.any(turns != 0, axis=1)]
+    waves = 2.0 * np.pi * turns @ jnp.linalg.inv(cell).T
+    squared = jnp.sum(waves**2, axis=1)
+    phases = positions @ waves.T
+    density = (charges @ jnp.cos(phases)) ** 2 + (charges @ jnp.sin(phases)) ** 2
+    kernel = 4.0 * np.pi * jnp.exp(-0.5 * smearing**2 * squared) / squared
+    itself = jnp.sum(charges**2) * np.sqrt(2.0 / np.pi) / smearing
+    volume = jnp.abs(jnp.linalg.det(cell))
+    return 0.5 * COULOMB_CONSTANT * (jnp.sum(kernel * density) / volume - itself)
+
+
+def test_the_mesh_gives_the_sum_over_waves_with_forces_and_stress(rng):
+    atoms = bulk("NaCl", "rocksalt", a=5.0, cubic=True) * (2, 1, 1)
+    atoms.set_cell(atoms.cell.array + rng.normal(scale=0.3, size=(3, 3)), True)
+    atoms.rattle(0.3, seed=1)
+    charges = np.where(atoms.numbers == 11, 0.8, -0.8)
+    molecule = Molecules.from_atoms([atoms], [ElectronicState(0, 1)])
+    # Another molecule beside it, open, which has no part in it.
+    other = Molecules.from_atoms([Atoms("He")], [ElectronicState(0, 1)])
+    pairs = [find_pairs(one, CUTOFF) for one in (molecule, other)]
+    both = concatenate([molecule, other])
+    graph = build_graph(both, join_pairs(pairs, both.n_atoms))
+    with jax.enable_x64(True):
+        graph = jax.tree.map(jnp.asarray, graph)
+        padded = jnp.zeros(len(graph.positions)).at[: len(charges)].set(charges)
+
+        def on_mesh(positions, cell):
+            moved = graph._replace(
+                positions=graph.positions.at[: len(charges)].set(positions),
+                cell=graph.cell.at[0].set(cell),
+            )
+            return jnp.sum(reciprocal_energies(padded, moved, CUTOFF))
+
+        def exactly(positions, cell):
+            return sum_over_waves(positions, charges, cell, ewald_smearing(CUTOFF))
+
+        where = jnp.asarray(atoms.positions), jnp.asarray(atoms.cell.array)
+        found, expected = (
+            jax.value_and_grad(energy, argnums=(0, 1))(*where)
+            for energy in (on_mesh, exactly)
+        )
+    assert found[0] == pytest.approx(float(expected[0]), abs=1e-4)
+    forces, stress = expected[1]
+    assert np.abs(forces).max() > 0.3
+    np.testing.assert_allclose(found[1][0], forces, atol=6e-5)
+    np.testing.assert_allclose(found[1][1], stress, atol=2e-4)
+    np.testing.assert_allclose(np.asarray(found[1][0]).sum(axis=0), 0.0, atol=1e-10)
 
 
 @pytest.mark.parametrize("cutoff", [3.0, 6.0, 10.0])

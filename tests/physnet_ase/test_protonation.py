@@ -1,5 +1,7 @@
 """Proton affinity: sites, corrections, agreement with experiment, refusals."""
 
+import math
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -12,6 +14,7 @@ from physnet_ase import (
     thermochemistry,
 )
 from physnet_ase.observables import Relaxation
+from physnet_ase.observables.protonation import ProtonationSite, _lowest
 from physnet_ase.units import BOLTZMANN, TO_EV
 
 KILOJOULE = TO_EV["kJ/mol"]
@@ -122,7 +125,10 @@ def test_what_cannot_be_protonated_is_refused(calculator, hydroxyl):
         proton_affinity(hydroxyl, calculator, wrong)
     with pytest.raises(RuntimeError, match="did not converge in 1 steps"):
         proton_affinity(hydroxyl, calculator, 0, Relaxation(steps=1))
-    with pytest.raises(RuntimeError, match=r"proton at atom 0 \(O\): .* another site"):
+    with (
+        pytest.warns(UserWarning, match=r"proton at atom 0 \(O\): .* is left out"),
+        pytest.raises(RuntimeError, match=r"O: .* did not converge from any site"),
+    ):
         proton_affinity(Atoms("O"), calculator, relaxation=Relaxation(steps=1))
     cation = hydroxyl.copy()
     cation.info["charge"] = 1
@@ -132,3 +138,16 @@ def test_what_cannot_be_protonated_is_refused(calculator, hydroxyl):
     hydroxyl.pbc = True
     with pytest.raises(ValueError, match="belongs to a molecule; got pbc"):
         proton_affinity(hydroxyl, calculator, 0)
+
+
+def test_a_site_where_bonds_break_is_no_acid_of_this_base():
+    def site(atom, energy, kept=True):
+        return ProtonationSite(atom, atom, energy, kept), Atoms("O")
+
+    water = molecule("H2O")
+    tried = [site(0, -1.0), site(1, -3.0, kept=False), site(2, math.nan, kept=False)]
+    assert _lowest(water, tried) is tried[0]
+    with pytest.warns(UserWarning, match="H2O: bonds broke or formed at every site"):
+        assert _lowest(water, tried[1:]) is tried[1]
+    with pytest.raises(RuntimeError, match="H2O: .* from any site"):
+        _lowest(water, tried[2:])

@@ -11,9 +11,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from ase import Atoms
-from ase.data import covalent_radii
 from numpy.typing import NDArray
 
+from physnet_ase.bonds import bonds
 from physnet_ase.commands.smiles import (
     SMILES_PREFIX,
     numbers_and_state,
@@ -30,7 +30,6 @@ Array = NDArray[Any]
 Relative = Literal["radicals", "protonated", "deprotonated"]
 """What one hydrogen more or less makes of a molecule."""
 
-_BOND_REACH = 1.3  # times the sum of both covalent radii
 _ELEMENT_ORDER = {8: 0, 7: 1, 16: 2}
 
 
@@ -109,10 +108,7 @@ def check_bonds(smiles: str, atoms: Atoms) -> None:
         tuple(sorted((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())))
         for bond in molecule.GetBonds()
     }
-    radii = covalent_radii[atoms.numbers]
-    close = atoms.get_all_distances() < _BOND_REACH * (radii[:, None] + radii[None])
-    present = {(int(i), int(j)) for i, j in np.argwhere(close) if i < j}
-    for pair in sorted(expected ^ present):
+    for pair in sorted(expected ^ bonds(atoms)):
         first, second = (f"{atoms.symbols[index]}{index}" for index in pair)
         change = "broke" if pair in expected else "formed"
         raise ValueError(

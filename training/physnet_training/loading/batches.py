@@ -13,12 +13,13 @@ from physnet_ase.graph import (
     Graph,
     build_graph,
     needed_capacity,
-    size_class,
 )
 from physnet_ase.molecules import Molecules
 from physnet_ase.neighbors import (
+    NO_MESH,
     every_ordered_pair,
     find_pairs,
+    finest_mesh,
     pairs_from,
     runs_of_equal_size,
     without_vacuum,
@@ -250,7 +251,7 @@ class GraphBatches:
         # Open molecules have all pairs i < j as long ones, periodic ones have none; a
         # mixture is sized as if all had them.
         self._long = 0.5
-        self._waves = 0  # k-vectors of a periodic molecule
+        self._mesh = NO_MESH  # of periodic molecules
         self._sample_sizes = np.zeros(0)
         if self._estimated:
             self._sample(indices)
@@ -292,7 +293,7 @@ class GraphBatches:
             neighbors = near if self._periodic else np.minimum(neighbors, near)
         long_pairs = self._long * (n @ (n - 1))
         pairs = int(np.ceil(n @ neighbors))
-        return Capacity(self.slots, int(n.sum()), pairs, int(long_pairs), self._waves)
+        return Capacity(self.slots, int(n.sum()), pairs, int(long_pairs), *self._mesh)
 
     def build(
         self,
@@ -363,8 +364,8 @@ class GraphBatches:
                 return shape
         need = _largest(needs)
         atoms, pairs, long = (int(np.ceil(1.2 * n)) + 1 for n in need[1:4])
-        waves = max(need.k_vectors, self._waves)
-        grown = Capacity(self.slots, atoms, pairs, long, waves)
+        mesh = finest_mesh([need[4:7], self._mesh])
+        grown = Capacity(self.slots, atoms, pairs, long, *mesh)
         logger.warning("no shape of %s holds %s: adding %s", self.shapes, need, grown)
         self.shapes.append(grown)
         return grown
@@ -386,8 +387,7 @@ class GraphBatches:
         pairs = find_pairs(found, cutoff if self.cutoff is not None else None)
         if found.periodic.all():
             self._long = 0.0
-        if pairs.waves is not None:
-            self._waves = size_class(pairs.waves.shape[1], ratio=1.3)
+        self._mesh = pairs.mesh
         owner = found.owner[pairs.receivers]
         near = np.bincount(owner, minlength=len(found)) / found.n_atoms
         self._crowded = float(near.max())

@@ -64,7 +64,7 @@ def _shapes(limits: Array, worst: Capacity) -> list[Capacity]:
     limits[:, 0] += 1
     sized = np.minimum(np.ceil(limits), worst[1:4]).astype(int)
     found = [
-        Capacity(worst.molecules, row[0], row[1], row[2], worst.k_vectors)
+        worst._replace(atoms=row[0], pairs=row[1], long_pairs=row[2])
         for row in np.unique(sized, axis=0).tolist()
     ]
     return [shape for shape in found if shape != worst] + [worst]
