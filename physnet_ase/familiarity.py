@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from physnet_ase.bonds import BONDED, bond_lengths
+from physnet_ase.groups import Groups
 from physnet_ase.molecules import Molecules
 from physnet_ase.neighbors import Pairs, find_pairs, without_vacuum
 
@@ -121,7 +122,7 @@ class Familiarity:
         score: The largest of the atoms; above 1 the structure is unfamiliar.
         atom_scores: [atoms] the same for each atom.
         numbers: [atoms] atomic numbers.
-        bonded: [atoms] symbols of the atoms that each is bonded to, such as "C, H, H".
+        bonded: [atoms] what each is, such as "alkene carbon, bonded to C, H, H".
     """
 
     score: float
@@ -147,7 +148,7 @@ class Familiarity:
             symbol = chemical_symbols[self.numbers[i]]
             alike.setdefault(bonds, []).append(f"{symbol}{i}")
         named = "; ".join(
-            f"{', '.join(atoms)}{f' (bonded to {bonds})' if bonds else ''}"
+            f"{', '.join(atoms)}{f' ({bonds})' if bonds else ''}"
             for bonds, atoms in alike.items()
         )
         more = (
@@ -322,12 +323,16 @@ def familiarity_of(
 
 
 def _bonded_to(molecules: Molecules) -> list[str]:
-    """Symbols of the neighbours of each atom, [atoms]."""
-    symbols = [chemical_symbols[z] for z in molecules.values["atomic_numbers"]]
-    return [
-        ", ".join(sorted(symbols[atom] for atom in atoms))
-        for atoms in next(_neighbours(molecules, _BONDS))
-    ]
+    """Functional group and symbols of the neighbours of each atom, [atoms]."""
+    numbers = molecules.values["atomic_numbers"].tolist()
+    bonded = next(_neighbours(molecules, _BONDS))
+    groups = Groups(numbers, bonded)
+    found = []
+    for atom, near in enumerate(bonded):
+        symbols = ", ".join(sorted(chemical_symbols[numbers[j]] for j in near))
+        parts = groups.name(atom), f"bonded to {symbols}" if symbols else ""
+        found.append(", ".join(filter(None, parts)))
+    return found
 
 
 def _neighbours(

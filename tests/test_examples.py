@@ -178,3 +178,13 @@ def test_ase_and_jaxmd_side_by_side(tmp_path, model):
     printed = run_example("12_ase_and_jaxmd_side_by_side.py", tmp_path, model)
     assert number_after(printed, "no atom is further than") < 1e-2  # Å, after 100 fs
     assert (tmp_path / "results" / "side_by_side.png").stat().st_size > 5000
+
+
+def test_water_in_a_periodic_cell(tmp_path, model):
+    printed = run_example("13_periodic_water.py", tmp_path, model)
+    assert "24 atoms in a cube of 6.21 Å" in printed  # 8 · 29.95 Å³ at 0.997 g/cm³
+    assert number_after(printed, "temperature of the later half") > 0
+    assert (tmp_path / "results" / "water.png").stat().st_size > 5000
+    [first, *_] = frames = read(tmp_path / "results" / "water.extxyz", ":")
+    assert len(frames) == 11
+    assert first.pbc.all()

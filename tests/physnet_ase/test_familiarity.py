@@ -66,7 +66,8 @@ def test_the_unfamiliar_atoms_are_named(potential):
     verdict = potential.familiarity(Atoms(far, info={"charge": 0, "spin": 2}))
     assert verdict.score == np.inf  # radicals were never seen
     with pytest.warns(
-        UserWarning, match=r"C2H6O is unfamiliar: .*C\d.*\(bonded to C, .* above 1\)"
+        UserWarning,
+        match=r"C2H6O is unfamiliar: .*C\d.*\(saturated carbon, bonded to C, .* above 1\)",
     ):
         potential.evaluate(thermal("CH3CH2OH", 1, 0)[0])
 

@@ -10,6 +10,12 @@ from physnet_ase.quantities import QUANTITIES
 from physnet_training.train.recipe import LossConfig
 
 
+WHOLE = 20
+"""Atoms up to which the error of a molecule's whole energy counts, as that of a gap
+between states does. Of larger ones it counts per so many atoms: every atom of a cell
+would otherwise be pushed by the error of them all, and forces drown."""
+
+
 def penalty(error: Float[Array, "*n"], config: LossConfig) -> Float[Array, "*n"]:
     """|error|, its square, or Huber's: a parabola below δ (1964, scaled to slope 1)."""
     if config.kind == "squared":
@@ -59,7 +65,8 @@ def loss_terms(
 ) -> dict[str, Float[Array, ""]]:
     """Unweighted loss of each predicted label, and PhysNet's penalty.
 
-    Energy labels are already less their references.
+    Energy labels are already less their references. Their errors count whole up to 20
+    atoms, see ``WHOLE``.
 
     Args:
         config: Weights and shape of the loss.
@@ -73,10 +80,11 @@ def loss_terms(
         raise ValueError("the graph has no labels; use PackedMemmapLoader.graphs()")
     per_molecule = labels.weight * graph.molecule_mask
     per_atom = labels.weight[graph.molecule_index] * graph.atom_mask
+    share = {"energy": energy_share(graph)}
     parts = {
         name: masked_mean(
-            prediction,
-            labels.values[name],
+            prediction * share.get(name, 1.0),
+            labels.values[name] * share.get(name, 1.0),
             per_atom if QUANTITIES[name].per_atom else per_molecule,
             config,
             total,
@@ -87,6 +95,14 @@ def loss_terms(
         parts["vertical"] = vertical_error(config, predicted["energy"], graph, total)
     penalties, atoms = jnp.sum(nonhierarchicality), total(jnp.sum(graph.atom_mask))
     return parts | {"nonhierarchicality": penalties / jnp.maximum(atoms, 1)}
+
+
+def energy_share(graph: Graph) -> Float[Array, " molecules"]:
+    """What part of each molecule's energy error counts: 1, of large ones 20/N."""
+    atoms = jnp.zeros(len(graph.total_charge)).at[graph.molecule_index].add(
+        graph.atom_mask.astype(jnp.float32)
+    )
+    return WHOLE / jnp.maximum(atoms, WHOLE)
 
 
 def vertical_error(
