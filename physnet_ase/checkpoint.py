@@ -27,6 +27,7 @@ from safetensors.numpy import load_file, save_file
 from physnet_ase.config import ModelConfig
 from physnet_ase.familiarity import Environments
 from physnet_ase.network.initial import parameter_shapes
+from physnet_ase.physics.dispersion import HEAVIEST
 from physnet_ase.references import References
 from physnet_ase.state import ElectronicState
 
@@ -112,6 +113,16 @@ class ModelMetadata(LevelRecord):
             raise ValueError(
                 f"config.num_levels is {heads}, but {1 + len(self.other_levels)} "
                 f"levels of theory are described and {named} have a name"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _dispersion_of_its_elements(self) -> "ModelMetadata":
+        numbers = {s: ase_atomic_numbers[s] for s in self.element_energies}
+        heavy = [symbol for symbol, z in numbers.items() if z > HEAVIEST]
+        if self.config.dispersion and heavy:
+            raise ValueError(
+                f"config.dispersion knows elements up to radon, not {', '.join(heavy)}"
             )
         return self
 

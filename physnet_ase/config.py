@@ -64,6 +64,19 @@ class ModelConfig(BaseModel):
     )
     electrostatics: bool = Field(True, description="Coulomb energy of the charges")
     zbl: bool = Field(False, description="Ziegler-Biersack-Littmark repulsion")
+    dispersion: Literal[
+        "",
+        "b3lyp",
+        "blyp",
+        "bp",
+        "hf",
+        "pbe",
+        "pbe0",
+        "r2scan",
+        "revpbe",
+        "tpss",
+        "wb97m",
+    ] = Field("", description="D3(BJ) dispersion with a functional's parameters")
     spin_populations: bool = Field(
         False, description="report atomic spin populations (needs them as labels)"
     )

@@ -25,8 +25,8 @@ DEFAULT_MODEL = "states-organic"
 Structure = Annotated[
     str,
     typer.Argument(
-        help="A file that ASE reads (last frame; FILE@3 picks another), a molecule that "
-        "ASE knows by name, such as H2O, or SMILES, as in smiles:CCO (with RDKit)."
+        help="A file that ASE reads (last frame; FILE@3 picks another), a molecule "
+        "that ASE knows by name, such as H2O, or SMILES: smiles:CCO (with RDKit)."
     ),
 ]
 Model = Annotated[str, typer.Option(help="Model directory or pretrained name.")]

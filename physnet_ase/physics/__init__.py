@@ -9,6 +9,7 @@ from collections.abc import Callable
 from jaxtyping import Array, Float
 
 from physnet_ase.config import ModelConfig
+from physnet_ase.physics.dispersion import dispersion_energies
 from physnet_ase.physics.electrostatics import electrostatic_energies
 from physnet_ase.physics.repulsion import repulsion_energies
 from physnet_ase.physics.surroundings import Surroundings
@@ -19,5 +20,6 @@ Term = Callable[[ModelConfig, Surroundings], Float[Array, " atoms"]]
 TERMS: dict[str, Term] = {
     "electrostatics": electrostatic_energies,
     "zbl": repulsion_energies,
+    "dispersion": dispersion_energies,
 }
 """Field of ``ModelConfig`` -> the term that it switches on."""

@@ -6,9 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from physnet_training.train.loss import masked_mean, penalty, total_loss
+from physnet_training.train.loss import (
+    WHOLE,
+    energy_share,
+    masked_mean,
+    penalty,
+    total_loss,
+)
 from physnet_training.train.recipe import LossConfig, recipe_from
 from physnet_training.train.step import late_weight
+
+from physnet_ase.graph import Graph
 
 NAN = float("nan")
 L1 = LossConfig()
@@ -79,3 +87,18 @@ def test_total_loss_weighs_each_part() -> None:
     config = LossConfig(energy=2.0, forces=3.0, dipole=0.0)
     parts = {"energy": jnp.array(1.5), "forces": jnp.array(0.5), "dipole": jnp.array(9)}
     assert float(total_loss(config, parts)) == pytest.approx(4.5)
+
+
+def test_energies_of_large_systems_count_less_by_the_square_of_their_size() -> None:
+    sizes = np.array([3, WHOLE, 2 * WHOLE])
+    graph = Graph(**dict.fromkeys(Graph._fields))._replace(
+        molecule_index=jnp.asarray(np.repeat([0, 1, 2, 2], [*sizes, 5])),
+        atom_mask=jnp.arange(sizes.sum() + 5) < sizes.sum(),
+        total_charge=jnp.zeros(3, int),
+    )
+    share = energy_share(graph)
+    np.testing.assert_allclose(share, [1.0, 1.0, 0.25])
+    error = jnp.array([1.0, -1.0, 8.0])
+    # (1 + 1 + 8/4) / 3: the size is no weight, a batch of cells alone is as small
+    found = masked_mean(error, jnp.zeros(3), jnp.ones(3), L1, share=share)
+    assert float(found) == pytest.approx(4.0 / 3.0)

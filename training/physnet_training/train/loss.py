@@ -11,9 +11,9 @@ from physnet_training.train.recipe import LossConfig
 
 
 WHOLE = 20
-"""Atoms up to which the error of a molecule's whole energy counts, as that of a gap
-between states does. Of larger ones it counts per so many atoms: every atom of a cell
-would otherwise be pushed by the error of them all, and forces drown."""
+"""Atoms up to which the error of a molecule's energy counts in full. Every atom is pushed
+by the error of them all, alike, and by those of the forces one by one: in large systems
+forces would drown, so the energy counts less by the square of the size."""
 
 
 def penalty(error: Float[Array, "*n"], config: LossConfig) -> Float[Array, "*n"]:
@@ -32,6 +32,8 @@ def masked_mean(
     weight: Float[Array, " n"],
     config: LossConfig,
     total: Callable[[Array], Array] = lambda own: own,
+    *,
+    share: Float[Array, " n"] | None = None,
 ) -> Float[Array, ""]:
     """Weighted mean penalty over the rows whose label is there.
 
@@ -45,6 +47,7 @@ def masked_mean(
         config: Shape of the penalty.
         total: Where the rows are a share of a batch: the sum of a number over all
             shares. The means of the shares then add up to that of the batch.
+        share: What part of each row's penalty counts; None: all of it.
     """
     rows = label.reshape(label.shape[0], -1)
     predicted = prediction.reshape(rows.shape)
@@ -52,7 +55,8 @@ def masked_mean(
     error = jnp.where(present[:, None], predicted - rows, 0.0)
     error = jnp.where(present[:, None], error, 0.0)
     weight = jnp.where(present, weight, 0.0)
-    penalties = jnp.sum(weight[:, None] * penalty(error, config)) / rows.shape[1]
+    counted = weight if share is None else weight * share
+    penalties = jnp.sum(counted[:, None] * penalty(error, config)) / rows.shape[1]
     return penalties / jnp.maximum(total(jnp.sum(weight)), 1e-12)
 
 
@@ -65,8 +69,8 @@ def loss_terms(
 ) -> dict[str, Float[Array, ""]]:
     """Unweighted loss of each predicted label, and PhysNet's penalty.
 
-    Energy labels are already less their references. Their errors count whole up to 20
-    atoms, see ``WHOLE``.
+    Energy labels are already less their references; errors of large systems count less,
+    see ``WHOLE``.
 
     Args:
         config: Weights and shape of the loss.
@@ -80,14 +84,14 @@ def loss_terms(
         raise ValueError("the graph has no labels; use PackedMemmapLoader.graphs()")
     per_molecule = labels.weight * graph.molecule_mask
     per_atom = labels.weight[graph.molecule_index] * graph.atom_mask
-    share = {"energy": energy_share(graph)}
     parts = {
         name: masked_mean(
-            prediction * share.get(name, 1.0),
-            labels.values[name] * share.get(name, 1.0),
+            prediction,
+            labels.values[name],
             per_atom if QUANTITIES[name].per_atom else per_molecule,
             config,
             total,
+            share=energy_share(graph) if name == "energy" else None,
         )
         for name, prediction in predicted.items()
     }
@@ -98,11 +102,13 @@ def loss_terms(
 
 
 def energy_share(graph: Graph) -> Float[Array, " molecules"]:
-    """What part of each molecule's energy error counts: 1, of large ones 20/N."""
-    atoms = jnp.zeros(len(graph.total_charge)).at[graph.molecule_index].add(
-        graph.atom_mask.astype(jnp.float32)
+    """What part of each molecule's energy error counts: 1, of large ones (20/N)²."""
+    atoms = (
+        jnp.zeros(len(graph.total_charge))
+        .at[graph.molecule_index]
+        .add(graph.atom_mask.astype(jnp.float32))
     )
-    return WHOLE / jnp.maximum(atoms, WHOLE)
+    return (WHOLE / jnp.maximum(atoms, WHOLE)) ** 2
 
 
 def vertical_error(
