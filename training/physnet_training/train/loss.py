@@ -9,11 +9,10 @@ from physnet_ase.graph import Graph
 from physnet_ase.quantities import QUANTITIES
 from physnet_training.train.recipe import LossConfig
 
-
 WHOLE = 20
-"""Atoms up to which the error of a molecule's energy counts in full. Every atom is pushed
-by the error of them all, alike, and by those of the forces one by one: in large systems
-forces would drown, so the energy counts less by the square of the size."""
+"""Atoms up to which the error of a molecule's energy counts in full. Every atom is
+pushed by the error of them all, alike, and by those of the forces one by one: in large
+systems forces would drown, so the energy counts less by the square of the size."""
 
 
 def penalty(error: Float[Array, "*n"], config: LossConfig) -> Float[Array, "*n"]:
