@@ -185,8 +185,18 @@ def test_a_full_disk_is_one_sentence(
 
 def test_a_step_is_timed(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suggest, "_MEASURED_SECONDS", 0.0)
-    seconds = suggest.measure(make_recipe(), PackedDataset.open(source))
-    assert 0.0 < seconds < 10.0
+    recipe, dataset = make_recipe(), PackedDataset.open(source)
+    cost = suggest.measure(recipe, dataset)
+    assert 0.0 < cost.seconds < 10.0
+    content = recipe.model_dump()
+
+    def memory(batch_size: int, accumulate: int) -> int:
+        sizes = {"batch_size": batch_size, "accumulate": accumulate}
+        changed = content | {"optimizer": content["optimizer"] | sizes}
+        return suggest.measure(Recipe.model_validate(changed), dataset).memory
+
+    assert 1_000 < memory(2, 1) < memory(16, 1)
+    assert memory(2, 2) > memory(2, 1)  # batches wait for their turn
 
 
 def test_an_explosion_is_told_from_noise() -> None:

@@ -162,9 +162,12 @@ def test_suggested_recipe_suits_the_data(
     packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from physnet_training.train import suggest
-    from physnet_training.train.recipe import load_recipe
+    from physnet_training.train.recipe import Recipe, load_recipe
 
-    monkeypatch.setattr(suggest, "measure", lambda recipe, dataset: 0.01)
+    def measure(recipe: Recipe, dataset: PackedDataset) -> suggest.StepCost:
+        return suggest.StepCost(0.01, 10**8 * recipe.optimizer.batch_size)
+
+    monkeypatch.setattr(suggest, "measure", measure)
     target = tmp_path / "start.toml"
     command = ["recipe", str(packed), "--minutes", "2", "--out", str(target)]
     done = CliRunner().invoke(app, command)
@@ -179,8 +182,20 @@ def test_suggested_recipe_suits_the_data(
     assert recipe.optimizer.batch_size == 16
     assert recipe.loss.weight("forces") == 10.0
     assert recipe == suggest.suggest(PackedDataset.open(packed), 0.01, 2.0)
-    assert "took 0.01 s" in target.read_text()
+    assert "# one step of 16 molecules took 0.01 s and 1.6 GB;" in target.read_text()
     assert CliRunner().invoke(app, command).exit_code == 2  # the file exists
+
+    target.unlink()
+    done = CliRunner().invoke(app, [*command, "--memory", "0.5"])
+    assert done.exit_code == 0, done.output
+    smaller = load_recipe(target).optimizer
+    assert (smaller.batch_size, smaller.accumulate) == (4, 4)
+    assert smaller.molecules_per_step == 16
+    done = CliRunner().invoke(app, [*command[:-1], "x.toml", "--memory", "0.05"])
+    assert done.exit_code == 2
+    assert "one molecule of 8 atoms needs 0.1 GB, --memory allows 0.05" in " ".join(
+        done.stderr.split()
+    )
 
 
 def test_recipe_without_data_says_how_to_give_it(tmp_path: Path) -> None:

@@ -217,6 +217,14 @@ def recipe(
     minutes: Annotated[
         float, typer.Option(min=0.1, help="Time that a training may take.")
     ] = 30.0,
+    memory: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            help="GB that the arrays of a step may take: smaller batches, several to a "
+            "step, where they do not fit.",
+        ),
+    ] = None,
     assume_multiplicity: AssumeMultiplicity = None,
 ) -> None:
     """Write a commented recipe to start from, made for a dataset and this machine."""
@@ -228,7 +236,7 @@ def recipe(
     packed = PackedDataset.open(
         dataset, assume_multiplicity=check_lowest(assume_multiplicity)
     )
-    text = starting_recipe(packed, minutes)
+    text = starting_recipe(packed, minutes, memory)
     if out is None:
         typer.echo(text, nl=False)
     else:

@@ -86,7 +86,8 @@ class Trainable(NamedTuple):
     """The compiled functions of a recipe."""
 
     start: TrainState
-    step: Callable[[TrainState, Graph, Any], tuple[TrainState, dict[str, jax.Array]]]
+    # (state, graph, rate) -> (state, parts of the loss)
+    step: jax.stages.Wrapped
     predict: Callable[[Any, Graph], dict[str, jax.Array]]
     unravel: Callable[[Any], Params]
 

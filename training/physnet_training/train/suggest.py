@@ -3,10 +3,10 @@
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from physnet_ase.config import PRESETS
@@ -27,11 +27,15 @@ _KEYS = (
     *("model.electrostatics", "model.spin_populations"),
     *("split.kind", "split.train_fraction", "split.holdout_groups"),
     *("optimizer.steps", "optimizer.batch_size", "optimizer.schedule"),
+    "optimizer.accumulate",
     *("optimizer.learning_rate", "optimizer.warmup_steps"),
     "optimizer.validate_every",
 )
 _PRESET = "small"
 _MEASURED_SECONDS = 5.0
+_MEASURED_GRAPHS = 20
+"""Batches of which the largest is measured."""
+_GIGABYTE = 1e9
 _MOST_EPOCHS = 4000
 """Passes over the data after which nothing is to be gained by more."""
 _REST = 0.85  # of the time is for steps; compiling, validating and saving need some
@@ -158,29 +162,91 @@ def _loss(dataset: PackedDataset) -> dict[str, Any]:
     }
 
 
-def measure(recipe: Recipe, dataset: PackedDataset) -> float:
-    """Seconds of a training step of a recipe, compiled, on this machine as it is."""
+class StepCost(NamedTuple):
+    """What a training step takes on this machine."""
+
+    seconds: float
+    memory: int  # bytes, of its arrays; 0: not known
+
+
+def measure(recipe: Recipe, dataset: PackedDataset) -> StepCost:
+    """Time of a training step of a recipe, compiled, and memory of a large one."""
     with tempfile.TemporaryDirectory() as folder:
         split = make_split(dataset, recipe.split)
         trainer = Trainer(recipe, dataset, Path(folder), split, Devices(1))
-        graphs = trainer.loader.graphs(recipe.model.cutoff)
-        graph = jax.device_put(without_references(next(graphs), trainer.references))
+        graphs = islice(trainer.loader.graphs(recipe.model.cutoff), _MEASURED_GRAPHS)
+        largest = max(graphs, key=lambda graph: len(graph.senders))
+        largest = without_references(largest, trainer.references)
+        graph = trainer.devices.put([largest] * recipe.optimizer.accumulate)
         state, rate = trainer.state, np.float32(1.0)
-        state, _ = trainer.functions.step(state, graph, rate)  # compiles
-        state.weights.block_until_ready()
+        step = trainer.functions.step.lower(state, graph, rate).compile()
+        used = step.memory_analysis()
+        memory = 0
+        if used is not None:  # not all backends know
+            memory = used.argument_size_in_bytes + used.temp_size_in_bytes
         seconds: list[float] = []
         while len(seconds) < 3 or sum(seconds) < _MEASURED_SECONDS:
             started = time.monotonic()
-            state, _ = trainer.functions.step(state, graph, rate)
+            state, _ = step(state, graph, rate)
             state.weights.block_until_ready()
             seconds.append(time.monotonic() - started)
-    return float(np.mean(seconds))
+    return StepCost(float(np.mean(seconds)), memory)
 
 
-def starting_recipe(dataset: PackedDataset, minutes: float) -> str:
-    """A commented recipe for a dataset, with the steps that a time allows here."""
-    seconds = measure(suggest(dataset, 0.0, minutes), dataset)
-    recipe = suggest(dataset, seconds, minutes)
+def fitting_batch(
+    dataset: PackedDataset, minutes: float, memory_gb: float | None
+) -> tuple[Recipe, StepCost]:
+    """The recipe for a dataset whose steps fit into a memory, and what they take.
+
+    Halves the batch and accumulates twice as many until a step fits: the gradient is
+    that of the same number of molecules.
+
+    Raises:
+        ValueError: A single molecule needs more, or that cannot be known.
+    """
+    recipe = suggest(dataset, 0.0, minutes)
+    cost = measure(recipe, dataset)
+    if memory_gb is not None and not cost.memory:
+        raise ValueError(
+            "this JAX backend does not say how much memory a step takes: leave out "
+            "--memory and choose optimizer.batch_size"
+        )
+    while memory_gb is not None and cost.memory > memory_gb * _GIGABYTE:
+        optimizer = recipe.optimizer
+        if optimizer.batch_size == 1:
+            raise ValueError(
+                f"{dataset.path}: a step on one molecule of {dataset.n_atoms.max()} "
+                f"atoms needs {cost.memory / _GIGABYTE:.2g} GB, --memory allows "
+                f"{memory_gb:g}; take a smaller model or cutoff, or leave large "
+                "molecules out"
+            )
+        halved = {
+            "batch_size": optimizer.batch_size // 2,
+            "accumulate": 2 * optimizer.accumulate,
+        }
+        optimizer = optimizer.model_copy(update=halved)
+        recipe = recipe.model_copy(update={"optimizer": optimizer})
+        cost = measure(recipe, dataset)
+    found = suggest(dataset, cost.seconds, minutes).optimizer.model_copy(
+        update=recipe.optimizer.model_dump(include={"batch_size", "accumulate"})
+    )
+    return recipe.model_copy(update={"optimizer": found}), cost
+
+
+def starting_recipe(
+    dataset: PackedDataset, minutes: float, memory_gb: float | None = None
+) -> str:
+    """A commented recipe for a dataset, with the steps that a time allows here.
+
+    Args:
+        dataset: Its molecules.
+        minutes: Of training.
+        memory_gb: Most memory of a step; None: any.
+
+    Raises:
+        ValueError: A single molecule needs more.
+    """
+    recipe, cost = fitting_batch(dataset, minutes, memory_gb)
     labels = ", ".join(f"{name} {n}" for name, n in dataset.labels.items()) or "none"
     states = "; ".join(f"{q:+d}, {m}: {n}" for (q, m), n in dataset.states.items())
     weights = [f"loss.{q.name}" for q in trained() if q.name in dataset.labels]
@@ -188,7 +254,8 @@ def starting_recipe(dataset: PackedDataset, minutes: float) -> str:
         f"# {len(dataset)} molecules of at most {int(dataset.n_atoms.max())} atoms\n"
         f"# charge, multiplicity: molecules: {states}\n"
         f"# labels: {labels}\n"
-        f"# one step of {recipe.optimizer.batch_size} molecules took {seconds:.2g} s; "
+        f"# one step of {recipe.optimizer.molecules_per_step} molecules took "
+        f"{cost.seconds:.2g} s and {cost.memory / _GIGABYTE:.2g} GB; "
         f"the steps below are for {minutes:g} minutes\n"
         "# all settings with their defaults: physnet-train train --show-defaults\n"
     )
