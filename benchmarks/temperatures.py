@@ -3,8 +3,9 @@
     python benchmarks/temperatures.py
 
 Replicas of one molecule: the mean temperature of each bath over the later four fifths
-of the run with its standard error over the replicas; the drift of the conserved energy
-in NVE in both precisions. Lengths are options, and stand in what is written.
+of the run with its standard error over the replicas; how far the kinetic energy
+of an atom is at most from its share, which equipartition gives it, and the standard
+error of that; the drift of the conserved energy in NVE in both precisions. Lengths are options, and stand in what is written.
 """
 
 import argparse
@@ -14,12 +15,17 @@ import platform
 import sys
 import warnings
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from ase import Atoms
 from ase.build import molecule
+from ase.io import read
 
 from physnet_ase import load_potential, simulate
+from physnet_ase.normal_modes import molecular_shape, rigid_motions
+from physnet_ase.velocities import degrees_of_freedom
 
 BATHS = ("nvt-langevin", "nvt-nose-hoover", "nvt-csvr")
 
@@ -28,6 +34,41 @@ def temperature(found: list[Any]) -> tuple[float, float]:
     """Mean and its standard error, K."""
     means = [one.temperatures_K[len(one.times_fs) // 5 :].mean() for one in found]
     return float(np.mean(means)), float(np.std(means, ddof=1) / np.sqrt(len(means)))
+
+
+def shares(paths: list[Path], bath: str) -> tuple[float, float]:
+    """Largest deviation of an atom's kinetic energy from its share, and its error.
+
+    Both relative. Where a bath leaves the molecule without motion as a whole, an atom's
+    share is not 3/2 kT: it is kT/2 times the trace of its block of the projector on the
+    other motions, mass-weighted.
+    """
+    found = []
+    for path in paths:
+        frames = read(path, ":")
+        frames = frames[len(frames) // 5 :]
+        momenta = np.array([atoms.get_momenta() for atoms in frames])
+        kinetic = (momenta**2).sum(axis=2) / (2.0 * frames[0].get_masses())
+        degrees = np.mean([moving_degrees(atoms, bath) for atoms in frames], axis=0)
+        ratio = kinetic.mean(axis=0) / degrees
+        found.append(ratio / (kinetic.sum(axis=1).mean() / degrees.sum()))
+    mean = np.mean(found, axis=0)
+    error = np.std(found, axis=0, ddof=1) / np.sqrt(len(found))
+    return float(np.abs(mean - 1.0).max()), float(error.max())
+
+
+def moving_degrees(atoms: Atoms, bath: str) -> np.ndarray:
+    """Degrees of freedom of each atom that have energy, 3 where all have."""
+    count = 3 * len(atoms) - degrees_of_freedom(atoms, bath, atoms.get_momenta())
+    if not count:
+        return np.full(len(atoms), 3.0)
+    rigid = rigid_motions(atoms, molecular_shape(atoms))[:count]  # translations first
+    basis, sizes, _ = np.linalg.svd(
+        rigid.reshape(len(rigid), -1).T, full_matrices=False
+    )
+    basis = basis[:, sizes > 1e-6 * sizes[0]]
+    taken = (basis**2).sum(axis=1).reshape(-1, 3).sum(axis=1)
+    return 3.0 - taken
 
 
 def main() -> None:
@@ -52,17 +93,23 @@ def main() -> None:
         "ps_of_each": steps * timestep / 1000.0,
     }
     for bath in BATHS:
-        found = simulate.run(
-            atoms,
-            potential,
-            ensemble=bath,
-            replicas=options.replicas,
-            timestep_fs=timestep,
-            steps=steps,
-            save_every=5,
-        )
+        with TemporaryDirectory() as folder:
+            found = simulate.run(
+                atoms,
+                potential,
+                ensemble=bath,
+                replicas=options.replicas,
+                timestep_fs=timestep,
+                steps=steps,
+                save_every=10,
+                trajectory=Path(folder) / "replica.traj",
+            )
+            apart, noise = shares(sorted(Path(folder).glob("*.traj")), bath)
         mean, error = temperature(found)
-        report[bath] = f"{mean:.1f} ± {error:.1f} K at 300 K"
+        report[bath] = (
+            f"{mean:.1f} ± {error:.1f} K at 300 K; of an atom at most {apart:.1%} "
+            f"(± {noise:.1%}) from its share"
+        )
     for dtype in ("float32", "float64"):
         run = simulate.run(
             atoms,

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import typer
 from ase import Atoms
 from ase.build import molecule as molecule_of
 from rich.console import Console
 
 from physnet_ase.calculator import PhysNetCalculator
+from physnet_ase.commands.plain_errors import plain_errors
 from physnet_ase.observables.relaxation import Relaxation, relax
 from physnet_ase.potential import Potential, load_potential
 from physnet_ase.state import ElectronicState
@@ -218,11 +220,19 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit(2)
         shutil.rmtree(options.out)
     options.out.mkdir(parents=True)
-    report = run(options.out, options.steps, console)
-    console.print(
-        f"{report['seconds']:.0f} s. Pictures, structures, trajectories and "
-        f"report.json are in {options.out}/; the model is {options.out}/run/model"
-    )
+
+    @plain_errors("demo")
+    def demonstrate() -> None:
+        report = run(options.out, options.steps, console)
+        console.print(
+            f"{report['seconds']:.0f} s. Pictures, structures, trajectories and "
+            f"report.json are in {options.out}/; the model is {options.out}/run/model"
+        )
+
+    try:
+        demonstrate()
+    except typer.Exit as stop:  # what went wrong is said
+        sys.exit(stop.exit_code)
 
 
 if __name__ == "__main__":
