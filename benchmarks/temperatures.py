@@ -5,7 +5,8 @@
 Replicas of one molecule: the mean temperature of each bath over the later four fifths
 of the run with its standard error over the replicas; how far the kinetic energy
 of an atom is at most from its share, which equipartition gives it, and the standard
-error of that; the drift of the conserved energy in NVE in both precisions. Lengths are options, and stand in what is written.
+error of that; the drift of the conserved energy in NVE in both precisions. Lengths are
+options, and stand in what is written.
 """
 
 import argparse
