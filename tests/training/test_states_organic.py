@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase.build import molecule
 from physnet_training.cli import app as command
 from physnet_training.label import Method
 from physnet_training.label.output import Journal
@@ -51,12 +52,48 @@ def test_chosen_molecules_of_the_list_come_first(molecules):
         make_plan(molecules, ["CCO"])
 
 
-def test_gaps_are_energies_of_three_states_in_the_order_of_the_list():
-    plan = script("label_organic").gap_plan(["CCO", "C", "CCO"])
-    assert [chain.structure.name for chain in plan.chains] == ["CCO", "C"]
+def test_gaps_are_three_states_in_the_order_of_the_list_at_half_the_cost():
+    plan = script("label_organic").gap_plan(["CCO", "C", "CCO", "CN", "CF"])
+    assert [c.structure.name for c in plan.chains] == ["CCO", "C", "CN", "CF"]
     states = [(s.charge, s.multiplicity) for s in plan.chains[0].states]
     assert states == [(0, 1), (1, 2), (0, 3)]
-    assert plan.settings()["method"]["forces"] is False
+    assert plan.settings()["method"]["basis"] == "def2-svp"
+    assert {chain.kind for chain in plan.chains} == {"none", "modes"}
+
+
+def test_tight_binding_labels_molecules_radicals_and_protonated_ones(rng):
+    xtb = script("xtb_states")
+    ethanol, water, ion = (molecule(name) for name in ("CH3CH2OH", "H2O", "H2O"))
+    relaxed, moved = ethanol.copy(), ethanol.copy()
+    moved.rattle(0.05, seed=1)
+    structures = [relaxed, moved, water, ion]
+    data = {
+        "name": np.array(["CCO", "CCO", "O", "[OH2+]"]),
+        "n_atoms": np.array([len(each) for each in structures]),
+        "charge": np.array([0, 0, 0, 1]),
+        "numbers": np.concatenate([each.numbers for each in structures]),
+        "positions": np.concatenate([each.positions for each in structures]),
+    }
+    species = xtb.species_of(data, {"CCO", "O", "C", "[OH2+]"}, rng)
+    kinds = [(each.name, each.kind, len(each.atoms)) for each in species]
+    assert kinds == [
+        ("CCO", "molecule", 9),
+        ("CCO", "radical", 8),
+        ("CCO", "protonated", 10),
+        ("O", "molecule", 3),
+        ("O", "radical", 2),
+        ("O", "protonated", 4),
+    ]
+    np.testing.assert_array_equal(species[0].atoms.positions, moved.positions)
+    proton = species[2].atoms.get_distances(-1, range(9))
+    assert 0.8 < proton.min() < 1.2
+    made = xtb.packed(species[:3], [xtb.labels_of(each) for each in species[:3]])
+    assert made["geometry"].tolist() == [0, 0, 0, 0, 1, 1, 1, 2]
+    states = zip(made["charge"].tolist(), made["multiplicity"].tolist(), strict=True)
+    assert list(states)[:4] == [(0, 1), (1, 2), (-1, 2), (0, 3)]
+    assert len(made["positions"]) == len(made["forces"]) == made["n_atoms"].sum() == 70
+    assert np.abs(made["spin_populations"][9:18].sum() - 1.0) < 5e-3
+    assert np.ptp(made["energy"][:4]) > 5.0
 
 
 def test_what_is_common_and_not_yet_labelled_is_chosen_first():
