@@ -161,4 +161,4 @@ def test_a_run_with_pairs_resumes_to_the_last_bit(
     doublet = by_state[1, 2]
     assert by_state[1, 4] - doublet == pytest.approx(by_state[0, 3] - by_state[0, 1])
     graph = next(PackedMemmapLoader(dataset, 8).graphs(4.0))
-    assert graph.k_vectors.shape == (8, 0, 3)
+    assert graph.mesh.shape == (0, 0, 0)

@@ -22,10 +22,9 @@ from physnet_ase.potential import Potential, load_potential
 from physnet_ase.references import References, without_references
 from physnet_training.loading.geometries import Ladders
 from physnet_training.loading.loader import PackedMemmapLoader
-from physnet_training.loading.pairs import SeparatedPairs
-from physnet_training.loading.prefetch import Feed
 from physnet_training.packed import PackedDataset
 from physnet_training.train import step as step_module
+from physnet_training.train.batches import StepBatches
 from physnet_training.train.data import (
     check_states,
     dataset_fingerprint,
@@ -39,7 +38,6 @@ from physnet_training.train.evaluate import Predictions
 from physnet_training.train.gaps import GapSums
 from physnet_training.train.guard import MOST_RETREATS, Diverged, Guard
 from physnet_training.train.recipe import Recipe, recipe_from
-from physnet_training.train.replay import Replay, replayed
 from physnet_training.train.split import SPLIT_FILE, Split, make_split
 from physnet_training.train.start import START_FOLDER, check_start, parameters_of_levels
 from physnet_training.train.store import RunStore, Stored, full_disk_is_said
@@ -102,33 +100,8 @@ class Trainer:
         alone = recipe.model.model_copy(update={"num_heads": 1})
         recipe = recipe.model_copy(update={"model": alone})
         self.recipe, self.dataset, self.out, self.split = recipe, dataset, out, split
-        options = recipe.optimizer
-        # flat graphs pad a batch, not a molecule: sorting by size would save little and
-        # make batches of one kind of molecule each
-        whole = PackedMemmapLoader(
-            dataset,
-            options.molecules_per_step // devices.process_count,
-            bucket_size=1,
-            seed=options.seed,
-            process_index=devices.process_index,
-            process_count=devices.process_count,
-            keep_ladders=recipe.loss.vertical > 0,
-            **recipe.sampling.model_dump(exclude={"separated_pairs", "replay_share"}),
-        )
-        self._old = np.zeros(len(dataset), bool)
-        if recipe.data.replay:
-            self._old = replayed(dataset, len(recipe.data.sources))
-        old = self._old[split.train]
-        self._replay = Replay(
-            split.train[old], recipe.sampling.replay_share, options.seed
-        )
-        self.loader = whole.subset(split.train[~old])
-        if recipe.loss.vertical > 0 and not self.loader.num_ladders:
-            raise ValueError(
-                f"{dataset.path}: loss.vertical = {recipe.loss.vertical} needs "
-                "training molecules whose geometry is labelled in several states; set "
-                "it to 0, or label vertical ladders"
-            )
+        self.batches = StepBatches(recipe, dataset, split.train, devices)
+        self.loader = self.batches.loader
         self._ladders: Ladders | None = None
         # Which weights are best is judged at the first level of theory.
         first = self.held_out()["validation"]
@@ -143,7 +116,7 @@ class Trainer:
             first = self._ladders.molecules
         # every process validates by itself, so that none waits for the others
         self.validation = PackedMemmapLoader(
-            dataset, options.batch_size, shuffle=False
+            dataset, recipe.optimizer.batch_size, shuffle=False
         ).subset(first)
         self.fingerprint = dataset_fingerprint(dataset)
         labels = step_module.trained_labels(recipe, dataset.fields)
@@ -171,12 +144,8 @@ class Trainer:
         self.on_history: Callable[[dict[str, Any]], None] = lambda line: None
         self.seconds = 0.0
         self.waited = 0.0  # of these, for data
-        self._pairs: SeparatedPairs | None = None
-        if recipe.sampling.separated_pairs > 0:
-            known = self.references[0].state_energies
-            states = [(s.charge, s.multiplicity) for s in known]
-            rows = split.train[levels_of(dataset, split.train) == 0]
-            self._pairs = SeparatedPairs(dataset, rows, options.seed, states)
+        known = self.references[0].state_energies
+        self.batches.separate_pairs([(s.charge, s.multiplicity) for s in known])
         self._store = RunStore(out / "state")
         self._branch = RunStore(out / "before_decay")
         self._stored_at = time.monotonic()
@@ -273,14 +242,7 @@ class Trainer:
         def busy() -> bool:
             return bool(recent) and not recent[-1].metrics["loss"].is_ready()
 
-        with Feed(
-            self.loader,
-            self.recipe.model.cutoff,
-            prepare,
-            extra=self._extra_graphs,
-            first=int(self.state.step),
-            shares=self._shares,
-        ) as feed:
+        with self.batches.feed(prepare, int(self.state.step)) as feed:
             while not self._ended():
                 rate = np.float32(self.guard.rate)
                 for step in self._until_check(int(self.state.step)):
@@ -332,38 +294,12 @@ class Trainer:
 
     def held_out(self) -> dict[str, np.ndarray]:
         """Molecules that do not train, by what they are for."""
-        old = self._old[self.split.validation]
+        old = self.batches.old[self.split.validation]
         return {
             "validation": self.split.validation[~old],
             "test": self.split.test,
             "replay": self.split.validation[old],
         }
-
-    def _extra_graphs(self, number: int) -> list[Graph] | None:
-        """Graphs of the batch of this number where it is not of the new molecules."""
-        count = self.recipe.optimizer.molecules_per_step
-        rows = self._replay.batch(number, count)
-        if rows is None:
-            return self._pair_graphs(number)
-        cutoff, shares = self.recipe.model.cutoff, self._shares
-        return self.loader.shares_of_rows(rows, cutoff, shares)
-
-    def _pair_graphs(self, number: int) -> list[Graph] | None:
-        """Graphs of separated pairs where the batch of this number is one."""
-        if self._pairs is None:
-            return None
-        share = self.recipe.sampling.separated_pairs
-        seed = self.recipe.optimizer.seed
-        if np.random.default_rng([seed, 0x5E9, number]).random() >= share:
-            return None
-        count = max(self.recipe.optimizer.molecules_per_step // 2, 1)
-        pairs = self._pairs.batch(number, count)
-        return self.loader.shares_of(pairs, self.recipe.model.cutoff, self._shares)
-
-    @property
-    def _shares(self) -> int:
-        """Graphs of a step in this process."""
-        return self.devices.local * self.recipe.optimizer.accumulate
 
     def _until_check(self, done: int) -> range:
         """Steps up to the next look at the loss, or validation, or the end."""
