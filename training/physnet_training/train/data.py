@@ -217,6 +217,15 @@ def describe(
     checked = _of_known_molecules(dataset, split)
     training, validation = (levels_of(dataset, rows) for rows in (train, checked))
     ladders = _in_several_states(dataset, train, training)
+    coarse = set(recipe.data.coarse_levels)
+    unknown = sorted(coarse - {*dataset.levels})
+    if unknown:
+        raise ValueError(
+            f"data.coarse_levels names {', '.join(unknown)}; {dataset.path} holds "
+            f"{', '.join(dataset.levels)}"
+        )
+    counts = np.array([name not in coarse for name in dataset.levels] or [True])
+    ladders &= counts[training]
     records = [
         {
             **stored_references(each),

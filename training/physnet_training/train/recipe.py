@@ -31,6 +31,11 @@ class DataConfig(_Section):
         description="old data of a start.model, like sources: sampling.replay_share "
         "of the batches is of them, so that the model keeps what it knew",
     )
+    coarse_levels: tuple[str, ...] = Field(
+        (),
+        description="levels of theory that only teach shapes: what they alone hold in "
+        "several states is not called familiar",
+    )
     assume_multiplicity: Literal["lowest"] | None = Field(
         None, description="for data without spin: take the lowest of the right parity"
     )
