@@ -122,7 +122,8 @@ class ModelMetadata(LevelRecord):
         heavy = [symbol for symbol, z in numbers.items() if z > HEAVIEST]
         if self.config.dispersion and heavy:
             raise ValueError(
-                f"config.dispersion knows elements up to radon, not {', '.join(heavy)}"
+                f"config.dispersion = {self.config.dispersion!r} knows elements up to "
+                f"radon, not {', '.join(heavy)}; leave dispersion out of [model]"
             )
         return self
 

@@ -12,7 +12,6 @@ import base64
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from zlib import crc32
 
 import numpy as np
@@ -122,13 +121,13 @@ class Familiarity:
         score: The largest of the atoms; above 1 the structure is unfamiliar.
         atom_scores: [atoms] the same for each atom.
         numbers: [atoms] atomic numbers.
-        bonded: [atoms] what each is, such as "alkene carbon, bonded to C, H, H".
+        bonded: [atoms] the atoms that each is bonded to; empty where all are known.
     """
 
     score: float
     atom_scores: Array
     numbers: NDArray[np.int32]
-    bonded: tuple[str, ...] = ()
+    bonded: tuple[tuple[int, ...], ...] = ()
 
     @property
     def unfamiliar(self) -> bool:
@@ -144,7 +143,7 @@ class Familiarity:
         worst = strange[np.argsort(-self.atom_scores[strange], kind="stable")]
         alike: dict[str, list[str]] = {}
         for i in worst[:SHOWN_ATOMS].tolist():
-            bonds = self.bonded[i] if self.bonded else ""
+            bonds = self._words(i)
             symbol = chemical_symbols[self.numbers[i]]
             alike.setdefault(bonds, []).append(f"{symbol}{i}")
         named = "; ".join(
@@ -160,6 +159,16 @@ class Familiarity:
             f"on (familiarity score {self.score:.1f}, above 1): expect errors {error} "
             "in energies between states, and train on molecules like it"
         )
+
+    def _words(self, atom: int) -> str:
+        """What an atom is, such as "alkene carbon, bonded to C, H, H"."""
+        if not self.bonded:
+            return ""
+        numbers = self.numbers.tolist()
+        near = sorted(chemical_symbols[numbers[j]] for j in self.bonded[atom])
+        group = Groups(numbers, self.bonded).name(atom)
+        bonds = f"bonded to {', '.join(near)}" if near else ""
+        return ", ".join(filter(None, [group, bonds]))
 
 
 def descriptors(
@@ -313,26 +322,24 @@ def familiarity_of(
     scores = environments.scores(molecules, cutoff)
     numbers = molecules.values["atomic_numbers"]
     ends = np.cumsum(molecules.n_atoms)[:-1]
-    bonded = iter(_bonded_to(molecules) if (scores > 1.0).any() else [])
+    bonded: list[list[int]] = []
+    if (scores > 1.0).any():
+        bonded = next(_neighbours(molecules, _BONDS))
     return [
-        Familiarity(float(own.max()), own, atoms, tuple(islice(bonded, len(atoms))))
-        for own, atoms in zip(
-            np.split(scores, ends), np.split(numbers, ends), strict=True
+        Familiarity(
+            float(own.max()),
+            own,
+            atoms,
+            tuple(tuple(j - first for j in near) for near in bonded[first : first + n]),
+        )
+        for own, atoms, first, n in zip(
+            np.split(scores, ends),
+            np.split(numbers, ends),
+            molecules.first_atom.tolist(),
+            molecules.n_atoms.tolist(),
+            strict=True,
         )
     ]
-
-
-def _bonded_to(molecules: Molecules) -> list[str]:
-    """Functional group and symbols of the neighbours of each atom, [atoms]."""
-    numbers = molecules.values["atomic_numbers"].tolist()
-    bonded = next(_neighbours(molecules, _BONDS))
-    groups = Groups(numbers, bonded)
-    found = []
-    for atom, near in enumerate(bonded):
-        symbols = ", ".join(sorted(chemical_symbols[numbers[j]] for j in near))
-        parts = groups.name(atom), f"bonded to {symbols}" if symbols else ""
-        found.append(", ".join(filter(None, parts)))
-    return found
 
 
 def _neighbours(
