@@ -1,6 +1,5 @@
 """What only a level that teaches shapes holds in several states is not familiar."""
 
-
 import numpy as np
 import pytest
 from physnet_training.convert import convert
