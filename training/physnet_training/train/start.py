@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from physnet_ase.config import ModelConfig, resolve_config
 from physnet_training.packed import PackedDataset
 from physnet_training.packed.reader import parts
+from physnet_training.train.growth import GROWING, may_grow
 
 if TYPE_CHECKING:
     from physnet_ase.potential import Potential
@@ -31,7 +32,8 @@ def with_architecture(content: dict[str, Any], folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: No such checkpoint.
-        ValueError: The recipe asks for another architecture.
+        ValueError: The recipe asks for another architecture, and not for a larger one
+            as :mod:`physnet_training.train.growth` makes it.
     """
     start = content.get("start")
     name = start.get("model") if isinstance(start, Mapping) else None
@@ -51,17 +53,25 @@ def with_architecture(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     if "num_heads" in asked:  # drawn anew, after the training
         fields["num_heads"] = asked["num_heads"]
         there = there.model_copy(update={"num_heads": asked["num_heads"]})
-    _check_same(there, ModelConfig.model_validate({**fields, **asked}), name)
-    return {**content, "start": {**start, "model": name}, "model": fields}
+    wanted = ModelConfig.model_validate({**fields, **asked})
+    _check_same(there, wanted, name)
+    model = wanted.model_dump(mode="json")
+    if start.get("freeze") == "trunk" and wanted != there:
+        raise ValueError(
+            "start.freeze = 'trunk' holds the new parts of a grown [model] where they "
+            "begin, at nothing; leave one of the two out"
+        )
+    return {**content, "start": {**start, "model": name}, "model": model}
 
 
 def _check_same(there: ModelConfig, wanted: ModelConfig, name: str) -> None:
     for key, value in wanted.model_dump(mode="json").items():
         other = there.model_dump(mode="json")[key]
-        if value != other:
+        if value != other and not may_grow(key, other, value):
             raise ValueError(
                 f"model.{key} is {other} in {name} and {value} in the recipe; a "
-                "checkpoint brings its architecture with it, leave it out of [model]"
+                "checkpoint brings its architecture with it, leave it out of [model]; "
+                f"only {', '.join(GROWING)} may grow"
             )
 
 

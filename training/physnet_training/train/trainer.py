@@ -36,6 +36,7 @@ from physnet_training.train.data import (
 from physnet_training.train.devices import Devices
 from physnet_training.train.evaluate import Predictions
 from physnet_training.train.gaps import GapSums
+from physnet_training.train.growth import GROWING, grown
 from physnet_training.train.guard import MOST_RETREATS, Diverged, Guard
 from physnet_training.train.recipe import Recipe, recipe_from
 from physnet_training.train.split import SPLIT_FILE, Split, make_split
@@ -133,7 +134,15 @@ class Trainer:
         else:
             start = load_potential(out / START_FOLDER)
             check_start(start, recipe, dataset, split.train)
-            self.functions = build(parameters_of_levels(start, dataset.levels))
+            params = parameters_of_levels(start, dataset.levels)
+            if any(
+                getattr(recipe.model, key) != getattr(start.config, key)
+                for key in GROWING
+            ):
+                params = grown(
+                    params, recipe.model, self._some_molecules(), recipe.optimizer.seed
+                )
+            self.functions = build(params)
             self.references, _ = self._fit_references(self._network_energies())
         check_states(dataset, split.validation, self.references, recipe.model)
         self.metadata = describe(recipe, dataset, split, self.references)
@@ -160,11 +169,16 @@ class Trainer:
 
     def _first_parameters(self, scale: float) -> Any:
         """Those of a training from scratch."""
-        recipe = self.recipe
-        graph = next(self.validation.graphs(recipe.model.cutoff))._replace(labels=None)
-        self.validation.restore(self.validation.state() | {"epoch": 0, "index": 0})
-        params = initial_parameters(recipe.model, graph, recipe.optimizer.seed)
+        seed = self.recipe.optimizer.seed
+        params = initial_parameters(self.recipe.model, self._some_molecules(), seed)
         return starting_parameters(params, scale)
+
+    def _some_molecules(self) -> Graph:
+        """The first batch of the validation part, without labels."""
+        cutoff = self.recipe.model.cutoff
+        graph = next(self.validation.graphs(cutoff))._replace(labels=None)
+        self.validation.restore(self.validation.state() | {"epoch": 0, "index": 0})
+        return graph
 
     def _network_energies(self) -> np.ndarray:
         """What the first weights say of training molecules, without references.
