@@ -106,6 +106,15 @@ def test_what_is_common_and_not_yet_labelled_is_chosen_first():
     assert len(choose(listed, set(), 2, 4, everything)) == 2
 
 
+def test_what_the_heads_of_a_model_disagree_on_comes_first():
+    by_disagreement = script("choose").by_disagreement
+    found = by_disagreement(["C", "C1OO1", "C[SiH3]", "CCCO"], "states-organic")
+    assert sorted(found) == ["C", "C1OO1", "CCCO"]  # silicon is none of its elements
+    assert found.index("C1OO1") < found.index("CCCO")
+    with pytest.raises(ValueError, match="nothing to disagree with"):
+        by_disagreement(["C"], "states-dft-small")
+
+
 def test_small_molecules_of_h_c_n_o_come_first_with_all_states(plan):
     names = [chain.structure.name for chain in plan.chains]
     molecules = dict.fromkeys(n for n in names if n in ("CCCCO", "CF", "CO", "CC"))
