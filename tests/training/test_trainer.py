@@ -207,6 +207,19 @@ def test_resuming_on_other_data_is_refused(
         reopen(tmp_path / "run")
 
 
+def test_another_length_in_the_file_of_a_run_is_named(
+    ladders: PackedDataset, water: np.ndarray, tmp_path: Path
+) -> None:
+    recipe = make_recipe()
+    start(ladders, water, tmp_path / "run", recipe).run()
+    file = tmp_path / "run" / "recipe.json"
+    content = json.loads(file.read_text())
+    content["recipe"]["optimizer"]["steps"] -= 1
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"schedule of {recipe.optimizer.steps} steps"):
+        reopen(tmp_path / "run")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stores_the_state_and_names_the_command(
     ladders: PackedDataset, water: np.ndarray, tmp_path: Path, number: int

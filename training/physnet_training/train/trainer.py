@@ -489,6 +489,7 @@ class Trainer:
 
         Raises:
             FileNotFoundError: No state was stored yet.
+            ValueError: All are of a schedule of another length.
         """
         like = self.devices.storable(self.state._asdict())
         newest, fitting = [], []
@@ -499,6 +500,13 @@ class Trainer:
                 if self._fits(each):
                     fitting.append(each)
                     break
+        if newest and not fitting:
+            lengths = sorted({each.meta["schedule_steps"] for each in newest})
+            raise ValueError(
+                f"the states in {self.out / 'state'} are of a schedule of "
+                f"{', '.join(map(str, lengths))} steps, and {RECIPE_FILE} says "
+                f"{self.recipe.optimizer.steps}; put the number back"
+            )
         if not fitting:
             raise FileNotFoundError(
                 f"{self.out / 'state'} holds no stored state to continue from; start "
