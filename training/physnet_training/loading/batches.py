@@ -1,6 +1,7 @@
 """From molecule indices to batches: reading many at once, padding, shapes."""
 
 import logging
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -234,6 +235,7 @@ class GraphBatches:
         self.processes = processes
         self.keep_ladders = keep_ladders
         self.shapes: list[Capacity] = []
+        self._planned = 0  # of these, chosen before the first batch
         self._labels = [q.name for q in trained() if q.name in dataset.fields]
         self._periodic = _any_periodic(dataset, indices)
         if self._periodic and cutoff is None:
@@ -283,6 +285,7 @@ class GraphBatches:
         )
         margin = _PAIR_MARGIN if self._estimated else 1.0
         self.shapes = choose_shapes(needs, worst, pair_margin=margin)
+        self._planned = len(self.shapes)
 
     def need(self, sizes: Array) -> Capacity:
         """Atoms, pairs (estimated with a cutoff) and long pairs of such molecules."""
@@ -359,15 +362,19 @@ class GraphBatches:
                 f"shape is {shape}, and other processes cannot know; use a "
                 "smaller batch or one process"
             )
-        for shape in self.shapes:
+        for shape in self.shapes[: self._planned]:
             if all(shape.holds(each) for each in needs):
                 return shape
+        # Of this batch alone, not of those before it, which a resumed run has not seen:
+        # other padding would round otherwise.
         need = _largest(needs)
-        atoms, pairs, long = (int(np.ceil(1.2 * n)) + 1 for n in need[1:4])
+        atoms, pairs, long = (_rounded_up(n) for n in need[1:4])
         mesh = finest_mesh([need[4:7], self._mesh])
         grown = Capacity(self.slots, atoms, pairs, long, *mesh)
-        logger.warning("no shape of %s holds %s: adding %s", self.shapes, need, grown)
-        self.shapes.append(grown)
+        if grown not in self.shapes:
+            text = "no shape of %s holds %s: adding %s"
+            logger.warning(text, self.shapes, need, grown)
+            self.shapes.append(grown)
         return grown
 
     def _sample(self, indices: Array) -> None:
@@ -395,6 +402,11 @@ class GraphBatches:
         self._sample_neighbors = np.array(
             [near[found.n_atoms == size].mean() for size in self._sample_sizes]
         )
+
+
+def _rounded_up(size: int) -> int:
+    """The next of some sizes that grow by a fifth, so that few shapes are added."""
+    return math.ceil(1.2 ** math.ceil(math.log(size + 1, 1.2))) + 1
 
 
 def _ladders(molecules: Molecules) -> Array:
