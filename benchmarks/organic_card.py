@@ -280,10 +280,11 @@ eight heavy atoms: neutral, cation, anion, triplet, radicals and closed-shell io
   on, `states_organic_finish.toml`, from `training/data/states_organic` and
   `states_dft` (ωB97X/def2-SVPD, the level it answers at, ωB97X/def2-SVP, and many
   labels of spin-polarised GFN2-xTB) and `training/data/wb97m` (two more levels):
-  {labels} labels. The shipped weights went through the second recipe four times: with
-  131 molecules in `gaps.npz`, with 239, with these again for 60,000 steps, and with 300
-  and the labels of tight binding for {steps} steps at `learning_rate=1e-3`, {minutes}
-  minutes on one of two shared CPU cores.
+  {labels} labels. The shipped weights went through five trainings, each from the one
+  before: the first recipe; the second as it was before the network grew, with 131, 239
+  and 300 molecules in `gaps.npz`, 130,000 steps, the last 45,000 with tight binding;
+  and the second as it is, {steps} steps with d-type messages and vectors, {minutes}
+  minutes on two shared CPU cores.
 * {heads} heads, drawn at the end of the training: energies and gaps come with a
   standard deviation, which is no bound: see the table below.
 * Levels of theory: {levels}. `potential.level(NAME)` selects another one.

@@ -32,7 +32,7 @@ LABELS = ("energy", "dipole")
 PRIOR = 1e-6
 """λ as a share of the mean eigenvalue of ΦᵀΦ; from 1e-8 to 1e-4 nothing changes."""
 _BATCH = 64  # molecules
-_MOST = 20_000  # molecules whose features are looked at
+_MOST = 8_000  # molecules whose features are looked at
 
 
 def add_heads(
