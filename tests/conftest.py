@@ -11,6 +11,9 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+# The tests compile far more than they compute: unoptimised code is there in half the time.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 # Tests compile the same few programs again and again. One folder per host and worker:
 # JAX writes entries without a lock, and code for another host may not run on this one.
 _worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
