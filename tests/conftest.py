@@ -11,7 +11,7 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-# The tests compile far more than they compute: unoptimised code is there in half the time.
+# The tests compile more than they compute, and unoptimised code in half the time.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 # Tests compile the same few programs again and again. One folder per host and worker:

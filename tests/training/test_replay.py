@@ -71,6 +71,18 @@ def test_the_last_sources_are_old(folder: Path, tmp_path: Path) -> None:
     assert len(again) == len(dataset)
 
 
+def test_a_dataset_that_holds_the_old_data_is_taken_as_it_is(
+    folder: Path, tmp_path: Path
+) -> None:
+    content = {"data": {"sources": [str(folder / "both")], "replay": [str(LADDERS)]}}
+    assert open_data(recipe_from(content, "test"), tmp_path).path == folder / "both"
+    convert([folder / "new.npz"], tmp_path / "new")
+    content["data"]["sources"] = [str(tmp_path / "new")]
+    joined = open_data(recipe_from(content, "test"), tmp_path)
+    assert joined.path == tmp_path / "dataset"
+    assert np.count_nonzero(~replayed(joined, 1)) == 18
+
+
 def test_batches_of_old_molecules_depend_on_their_number_alone() -> None:
     replay = Replay(np.arange(100, 200), 0.2, seed=1)
     found = [replay.batch(number, 8) for number in range(2000)]

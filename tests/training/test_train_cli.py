@@ -45,6 +45,14 @@ def test_convert_train_evaluate_inspect(packed: Path, tmp_path: Path) -> None:
         app, ["train", str(recipe), "--out", str(run), "--data", str(packed)]
     )
     assert done.exit_code == 0, done.output
+    stages = [
+        "fitting reference energies",
+        "describing the atoms and states of the training part",
+        "molecules to train",
+        "compiling",
+        "evaluating the 18 molecules of the test part",
+    ]
+    assert sorted(stages, key=done.output.index) == stages
     report = json.loads((run / "evaluation.json").read_text())
     assert report["test"][0]["molecules"] == 18  # NH2: three geometries, six states
     errors = tmp_path / "errors.json"

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -100,6 +100,15 @@ def _devices(
     return Devices(most)
 
 
+def _stages(computing: Any) -> Any:
+    """Shows what a training is about, in the process that writes."""
+    from rich.console import Console
+
+    from physnet_training.train.display import stages_shown
+
+    return stages_shown(Console()) if computing.writes else nullcontext()
+
+
 def _show_defaults(wanted: bool) -> None:
     if wanted:
         from physnet_training.train.recipe import Recipe, commented
@@ -146,7 +155,7 @@ def train(
         assume_multiplicity=check_lowest(assume_multiplicity),
     )
     check_new(out)
-    with exclusive(out, computing):
+    with exclusive(out, computing), _stages(computing):
         dataset = open_data(chosen, out)
         _finish(prepare(chosen, dataset, out, devices=computing), tensorboard)
 
@@ -191,7 +200,7 @@ def finetune(
     computing = _devices(devices, distributed, coordinator, num_processes, process_id)
     check_new(out)
     lowest = check_lowest(assume_multiplicity)
-    with exclusive(out, computing):
+    with exclusive(out, computing), _stages(computing):
         old = replay or []
         packed = open_sources([dataset, *old], out / "dataset", lowest)
         content = finetune_content(
@@ -270,7 +279,7 @@ def resume(
     if not run.is_dir():
         raise FileNotFoundError(f"{run} is no folder; name the folder of a run")
     computing = _devices(devices, distributed, coordinator, num_processes, process_id)
-    with exclusive(run, computing):
+    with exclusive(run, computing), _stages(computing):
         trainer = reopen(run, steps=steps, data=data, devices=computing)
         if computing.writes:
             typer.echo(f"resuming {run} at step {int(trainer.state.step)}")

@@ -57,7 +57,7 @@ class StepBatches:
         )
         self.old = np.zeros(len(dataset), bool)
         if recipe.data.replay:
-            self.old = replayed(dataset, len(recipe.data.sources))
+            self.old = replayed(dataset, len(recipe.data.replay))
         old = self.old[training]
         self._replay = Replay(training[old], sampling.replay_share, options.seed)
         self.loader = whole.subset(training[~old])

@@ -1,6 +1,8 @@
 """What a training shows in the terminal: a progress bar and tables of errors."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -15,6 +17,32 @@ from rich.progress import (
 from rich.table import Table
 
 from physnet_training.train.trainer import TrainingProgress
+
+
+class _Printing(logging.Handler):
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.INFO)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        kind = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        self._console.print(
+            kind + record.getMessage(), highlight=False, markup=False, soft_wrap=True
+        )
+
+
+@contextmanager
+def stages_shown(console: Console) -> Iterator[None]:
+    """Print what a training says before its first step and after its last."""
+    ours, printing = logging.getLogger("physnet_training"), _Printing(console)
+    level = ours.level
+    ours.setLevel(logging.INFO)
+    ours.addHandler(printing)
+    try:
+        yield
+    finally:
+        ours.removeHandler(printing)
+        ours.setLevel(level)
 
 
 class TrainingBar:
@@ -40,6 +68,8 @@ class TrainingBar:
         self._errors = ""
 
     def __enter__(self) -> "TrainingBar":
+        if not self._console.is_terminal:
+            self._console.print("compiling")
         self._bar.start()
         return self
 

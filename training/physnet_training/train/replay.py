@@ -10,12 +10,12 @@ from physnet_training.packed import PackedDataset
 Array = NDArray[Any]
 
 
-def replayed(dataset: PackedDataset, new: int) -> Array:
+def replayed(dataset: PackedDataset, old: int) -> Array:
     """Which molecules are old. [molecules] bool.
 
     Args:
         dataset: Converted from new sources and, behind them, old ones.
-        new: How many sources are new.
+        old: How many of the sources are old.
 
     Raises:
         ValueError: The dataset does not say which source its molecules come from.
@@ -26,13 +26,13 @@ def replayed(dataset: PackedDataset, new: int) -> Array:
         for entry in manifest.get("provenance", [])
     ]
     sources, counts = np.array(pieces, np.int64).reshape(-1, 2).T
-    old = sources >= new
-    if counts.sum() != len(dataset) or not old.any():
+    is_old = sources > sources.max(initial=-1) - old
+    if counts.sum() != len(dataset) or is_old.all():
         raise ValueError(
             f"{dataset.path} was not converted from data.sources and data.replay: it "
             "does not say which molecules are old"
         )
-    return np.repeat(old, counts)
+    return np.repeat(is_old, counts)
 
 
 class Replay:

@@ -1,6 +1,7 @@
 """One call from a recipe to a model directory with its test errors and pictures."""
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from physnet_training.train.trainer import (
 )
 
 EVALUATION_BATCH = 128
+logger = logging.getLogger(__name__)
 
 
 def open_data(recipe: Recipe, out: Path) -> PackedDataset:
@@ -38,8 +40,14 @@ def open_data(recipe: Recipe, out: Path) -> PackedDataset:
         raise ValueError(
             "the recipe names no data; set data.sources or give --data FILE_OR_DATASET"
         )
-    sources = [Path(source) for source in recipe.data.sources + recipe.data.replay]
-    return open_sources(sources, out / "dataset", recipe.data.assume_multiplicity)
+    data = recipe.data
+    sources = [Path(source) for source in data.sources]
+    replay = [Path(source) for source in data.replay]
+    if replay and _is_packed(sources):  # of which the old data may be a part already
+        dataset = open_sources(sources, out, data.assume_multiplicity)
+        if _origins(dataset)[-len(replay) :] == [source_sha256(s) for s in replay]:
+            return dataset
+    return open_sources(sources + replay, out / "dataset", data.assume_multiplicity)
 
 
 def open_sources(
@@ -50,7 +58,7 @@ def open_sources(
     Raises:
         ValueError: Damaged, or ``target`` was converted from other files.
     """
-    if len(sources) == 1 and sources[0].is_dir() and not is_deepmd(sources[0]):
+    if _is_packed(sources):
         return PackedDataset.open(sources[0], assume_multiplicity=assume_multiplicity)
     if not target.exists():
         if jax.process_count() > 1:
@@ -58,10 +66,26 @@ def open_sources(
                 "several processes train one packed dataset: make it before, with "
                 f"physnet-train convert {' '.join(map(str, sources))} DATASET"
             )
+        logger.info("converting %d files to %s", len(sources), target)
         convert(list(sources), target, assume_multiplicity=assume_multiplicity)
     dataset = PackedDataset.open(target, assume_multiplicity=assume_multiplicity)
     _check_origin(dataset, sources)
     return dataset
+
+
+def _is_packed(sources: Sequence[Path]) -> bool:
+    """Whether this is one packed dataset, which needs no conversion."""
+    return len(sources) == 1 and sources[0].is_dir() and not is_deepmd(sources[0])
+
+
+def _origins(dataset: PackedDataset) -> list[str | None]:
+    """Checksums of the files that a dataset was converted from, in their order."""
+    made_from = {  # a source may lie in several shards
+        entry.get("source"): entry.get("sha256")
+        for manifest in dataset.manifests
+        for entry in manifest.get("provenance", [])
+    }
+    return list(made_from.values())
 
 
 def _check_origin(dataset: PackedDataset, sources: Sequence[Path]) -> None:
@@ -70,12 +94,7 @@ def _check_origin(dataset: PackedDataset, sources: Sequence[Path]) -> None:
     Raises:
         ValueError: The sources are not those the dataset was converted from.
     """
-    made_from = {  # a source may lie in several shards
-        entry.get("source"): entry.get("sha256")
-        for manifest in dataset.manifests
-        for entry in manifest.get("provenance", [])
-    }
-    if list(made_from.values()) != [source_sha256(s) for s in sources]:
+    if _origins(dataset) != [source_sha256(s) for s in sources]:
         raise ValueError(
             f"{dataset.path} was converted from other files than "
             f"{', '.join(map(str, sources))}; remove it or choose another --out"
@@ -133,6 +152,7 @@ def finish(
     if trainer.num_heads > 1:
         if writes:
             seed = trainer.recipe.optimizer.seed
+            logger.info("drawing %d heads", trainer.num_heads)
             add_heads(model, trainer.dataset, trainer.split, trainer.num_heads, seed)
         trainer.devices.wait("the heads are drawn")
     potential = load_potential(model)
@@ -145,6 +165,7 @@ def finish(
     }
     for name, rows in trainer.held_out().items():
         if len(rows):
+            logger.info("evaluating the %d molecules of the %s part", len(rows), name)
             part = loader.subset(rows, shuffle=False)
             predictions = evaluate_potential(potential, part)
             report[name] = predictions.errors()

@@ -113,7 +113,7 @@ def finetune_content(
     count, share, old = len(dataset), 0.0, {}
     if replay:
         share = replay_share
-        count -= int(replayed(dataset, 1).sum())
+        count -= int(replayed(dataset, len(replay)).sum())
         old = {
             "data": {"replay": [str(path.resolve()) for path in replay]},
             "sampling": {"replay_share": share},

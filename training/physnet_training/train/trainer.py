@@ -128,6 +128,7 @@ class Trainer:
                 "nothing would be learned"
             )
         build = partial(step_module.build, recipe, labels=labels, devices=devices)
+        logger.info("fitting reference energies")
         if recipe.start.model is None:
             self.references, scale = self._fit_references()
             self.functions = build(self._first_parameters(scale))
@@ -145,6 +146,7 @@ class Trainer:
             self.functions = build(params)
             self.references, _ = self._fit_references(self._network_energies())
         check_states(dataset, split.validation, self.references, recipe.model)
+        logger.info("describing the atoms and states of the training part")
         self.metadata = describe(recipe, dataset, split, self.references)
         self.state = self.functions.start
         self.best: float | None = None
@@ -190,6 +192,7 @@ class Trainer:
         batch_size, place = self.recipe.optimizer.batch_size, 0
         loader = PackedMemmapLoader(self.dataset, batch_size, shuffle=False)
         loader = loader.subset(np.sort(rows))
+        logger.info("asking the start for the energies of %d molecules", len(rows))
         weights = self.devices.here(self.functions.start.weights)
         energies = np.full(len(self.dataset), np.nan)
         for graph in loader.graphs(self.recipe.model.cutoff):
