@@ -79,25 +79,18 @@ class Quantity:
         return (num_atoms if self.per_atom else num_molecules, *self.shape)
 
 
-def _molecule_sums(per_atom: Any, graph: Any) -> Any:
-    import jax  # readers of the table need no JAX
-
-    return jax.ops.segment_sum(
-        per_atom,
-        graph.molecule_index,
-        graph.total_charge.shape[0],
-        indices_are_sorted=True,
-    )
-
-
 def molecule_energies(outputs: Mapping[str, Any], graph: Any) -> Any:
     """Sums of the atoms' energies, in eV without references."""
-    return _molecule_sums(outputs["energies"], graph)
+    from physnet_ase.sums import molecule_sum  # readers of the table need no JAX
+
+    return molecule_sum(outputs["energies"], graph)
 
 
 def dipoles(outputs: Mapping[str, Any], graph: Any) -> Any:
     """Σ q_i R_i of every molecule about the coordinate origin, in e·Å."""
-    return _molecule_sums(outputs["charges"][:, None] * graph.positions, graph)
+    from physnet_ase.sums import molecule_sum
+
+    return molecule_sum(outputs["charges"][:, None] * graph.positions, graph)
 
 
 def voigt_stresses(outputs: Mapping[str, Any], graph: Any) -> Any:

@@ -18,6 +18,7 @@ from physnet_ase.network.interaction import (
     dense,
     shifted_softplus,
 )
+from physnet_ase.sums import molecule_sum, owner_sum
 
 SMALLEST_SCORE = 1e-6
 """Added to every score: where all underflow, atoms share evenly instead of 0/0."""
@@ -93,7 +94,6 @@ class StateConditioning(nn.Module):
     ) -> Float[Array, "atoms features"]:
         """Return what charge and spin add to the atoms' features."""
         size, dtype = self.config.num_features, features.dtype
-        num_molecules = graph.total_charge.shape[0]
         added = jnp.zeros_like(features)
         for kind in ("charge", "spin"):
             signal = StateSignal(self.config, kind, name=kind)(graph, dtype)
@@ -103,9 +103,7 @@ class StateConditioning(nn.Module):
             score = QueryScore(name=f"{kind}_query")(features, key, graph)
             score = jax.nn.softplus(score / size**0.5) + SMALLEST_SCORE
             score = jnp.where(graph.atom_mask, score, 0.0)
-            total = jax.ops.segment_sum(
-                score, graph.molecule_index, num_molecules, indices_are_sorted=True
-            )
+            total = molecule_sum(score, graph)
             total = jnp.where(total > 0.0, total, 1.0)  # a filler row has no atoms
             share = (score / total[graph.molecule_index])[:, None]
             update = share * value[graph.molecule_index]
@@ -137,7 +135,7 @@ def molecule_softmax(
     highest = jnp.where(jnp.isfinite(highest), highest, 0.0)  # a filler has no atoms
     safe = jnp.where(graph.atom_mask, scores - highest[owner], 0.0)
     weights = jnp.where(graph.atom_mask, jnp.exp(safe), 0.0)
-    total = jax.ops.segment_sum(weights, owner, num_molecules, indices_are_sorted=True)
+    total = molecule_sum(weights, graph)
     return weights / jnp.where(total > 0.0, total, 1.0)[owner]
 
 
@@ -237,9 +235,7 @@ class ChargeTransfer(nn.Module):
         # Spins polarise each other only where there are some.
         present = shares.spin[receivers] + shares.spin[senders]
         passed = passed * jnp.stack([jnp.ones_like(present), present], axis=1)
-        gained = jax.ops.segment_sum(
-            passed, receivers, features.shape[0], indices_are_sorted=True
-        )
+        gained = owner_sum(passed, receivers, features.shape[0])
         return Shares(shares.charge + gained[:, 0], shares.spin + gained[:, 1])
 
 

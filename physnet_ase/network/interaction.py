@@ -1,6 +1,7 @@
 """PhysNet's building blocks: activation, residual block, interaction block."""
 
 import math
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from physnet_ase.config import ModelConfig
+from physnet_ase.sums import owner_sum
 
 
 @jax.custom_jvp
@@ -115,13 +117,7 @@ class InteractionBlock(nn.Module):
     ) -> tuple[Float[Array, "atoms features"], Float[Array, "atoms 3 features"] | None]:
         """Return features, and vectors, after one exchange with the neighbours."""
         size, degree = self.config.num_features, self.config.max_degree
-        num_atoms = features.shape[0]
-
-        def gather_sum(values: jax.Array) -> jax.Array:
-            return jax.ops.segment_sum(
-                values, receivers, num_atoms, indices_are_sorted=True
-            )
-
+        gather_sum = partial(owner_sum, owner=receivers, count=features.shape[0])
         active = shifted_softplus(features)
         message = shifted_softplus(dense(size, "self")(active))
         channels = size * (1 + degree)
@@ -175,9 +171,7 @@ class VectorExchange(nn.Module):
         new, passed = jnp.split(masks * sent[senders], 2, axis=1)
         arriving = directions[:, :, None] * new[:, None, :]
         arriving = arriving + passed[:, None, :] * vectors[senders]
-        summed = jax.ops.segment_sum(
-            arriving, receivers, active.shape[0], indices_are_sorted=True
-        )
+        summed = owner_sum(arriving, receivers, active.shape[0])
         gate = jax.nn.sigmoid(dense(size, "gate")(active))
         vectors = (vectors + summed) * gate[:, None, :]
         left = dense(size, "left", use_bias=False)(vectors)

@@ -1,6 +1,5 @@
 """Charges that sum to the total charge, and their damped Coulomb energy."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
@@ -9,6 +8,7 @@ from physnet_ase.graph import Graph
 from physnet_ase.network.radial import smooth_cutoff
 from physnet_ase.physics.ewald import ewald_pair_potential, reciprocal_energies
 from physnet_ase.physics.surroundings import Surroundings
+from physnet_ase.sums import molecule_sum
 from physnet_ase.units import COULOMB_CONSTANT
 
 
@@ -19,16 +19,10 @@ def shift_to_total(
 
     q_i ← q_i - (Σq - Q)/N (Unke & Meuwly 2019).
     """
-    num_molecules = total.shape[0]
-
-    def molecule_sum(x: jax.Array) -> jax.Array:
-        return jax.ops.segment_sum(
-            x, graph.molecule_index, num_molecules, indices_are_sorted=True
-        )
-
     mask = graph.atom_mask.astype(values.dtype)
-    count = jnp.maximum(molecule_sum(mask), 1.0)
-    missing = (total.astype(values.dtype) - molecule_sum(values * mask)) / count
+    count = jnp.maximum(molecule_sum(mask, graph), 1.0)
+    missing = total.astype(values.dtype) - molecule_sum(values * mask, graph)
+    missing = missing / count
     return (values + missing[graph.molecule_index]) * mask
 
 

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from physnet_ase.graph import Graph
 from physnet_ase.reciprocal import ewald_smearing
+from physnet_ase.sums import molecule_sum
 from physnet_ase.units import COULOMB_CONSTANT
 
 _KERNEL = coulomb()
@@ -70,17 +71,11 @@ def reciprocal_energies(
     # norm="forward": a sum over waves, without the 1/n of an inverse
     field = jnp.fft.irfftn(filtered, s=mesh.shape, axes=(1, 2, 3), norm="forward")
     potential = mesh.gather(field) / volume[owner]
-    total = _molecule_sum(charges, graph)
+    total = molecule_sum(charges, graph)
     background = 2.0 * _KERNEL.correction_background(smearing) * total / volume
     potential = potential - _KERNEL.correction_self(smearing) * charges
     potential = potential - background[owner]
     return 0.5 * COULOMB_CONSTANT * charges * potential
-
-
-def _molecule_sum(values: jax.Array, graph: Graph) -> jax.Array:
-    return jax.ops.segment_sum(
-        values, graph.molecule_index, len(graph.cell), indices_are_sorted=True
-    )
 
 
 class _Mesh(NamedTuple):
@@ -110,8 +105,8 @@ def _mesh_of(graph: Graph, cell: Float[Array, "molecules 3 3"]) -> _Mesh:
     # From the centre of the atoms: the energy then does not depend on where the mesh
     # is, and no net force is left.
     real = graph.atom_mask.astype(inverse.dtype)
-    count = _molecule_sum(real, graph)
-    centre = _molecule_sum(graph.positions * real[:, None], graph)
+    count = molecule_sum(real, graph)
+    centre = molecule_sum(graph.positions * real[:, None], graph)
     centre = centre / jnp.maximum(count, 1.0)[:, None]
     centred = graph.positions - centre[owner]
     fractions = jnp.einsum("ax,axn->an", centred, inverse)

@@ -1,12 +1,12 @@
 """Short-range nuclear repulsion."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from physnet_ase.config import ModelConfig
 from physnet_ase.network.radial import smooth_cutoff
 from physnet_ase.physics.surroundings import Surroundings
+from physnet_ase.sums import owner_sum
 from physnet_ase.units import BOHR, COULOMB_CONSTANT
 
 _AMPLITUDES = (0.18175, 0.50986, 0.28022, 0.02817)
@@ -59,9 +59,5 @@ def repulsion_energies(
         numbers[graph.receivers],
         config.cutoff,
     )
-    return jax.ops.segment_sum(
-        jnp.where(graph.pair_mask, pair, 0.0),
-        graph.receivers,
-        around.charges.shape[0],
-        indices_are_sorted=True,
-    )
+    pair = jnp.where(graph.pair_mask, pair, 0.0)
+    return owner_sum(pair, graph.receivers, around.charges.shape[0])

@@ -23,6 +23,7 @@ from physnet_ase.simulate.ensembles import (
     take_step,
 )
 from physnet_ase.simulate.settings import CELL_ENSEMBLES, Ensemble
+from physnet_ase.sums import owner_sum
 
 FRAMES = 32
 """A block ends when it has saved so many frames."""
@@ -204,9 +205,7 @@ def _evaluation(
     ) -> tuple[Float[Array, ""], tuple[Array, Array]]:
         strains = strain if strained else None
         terms = graph_terms(shape.config, params, graph, positions, strains)
-        energies = jax.ops.segment_sum(
-            terms.energies, owner, count, indices_are_sorted=True
-        )
+        energies = owner_sum(terms.energies, owner, count)
         return jnp.sum(terms.energies), (energies, terms.charges)
 
     unstrained = jnp.zeros((count, 3, 3), positions.dtype)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from physnet_ase.simulate.settings import Ensemble
+from physnet_ase.sums import owner_sum
 
 CHAIN_LENGTH = 3
 """Thermostats in a Nosé-Hoover chain."""
@@ -112,13 +113,10 @@ def kinetic_energy(
 
 
 def replica_sum(
-    bodies: Bodies, per_atom: Float[Array, " atoms"]
-) -> Float[Array, " replicas"]:
+    bodies: Bodies, per_atom: Float[Array, "atoms ..."]
+) -> Float[Array, "replicas ..."]:
     """Sum over the atoms of each replica."""
-    count = bodies.degrees.shape[0]
-    return jax.ops.segment_sum(
-        per_atom, bodies.owner, num_segments=count, indices_are_sorted=True
-    )
+    return owner_sum(per_atom, bodies.owner, bodies.degrees.shape[0])
 
 
 def take_step(
@@ -444,10 +442,7 @@ def _cell_strain(
     volume = volume_of(bodies, motion)
     outer = motion.momenta[:, :, None] * motion.momenta[:, None, :]
     outer = outer / bodies.masses[:, None, None]
-    count = bodies.degrees.shape[0]
-    kinetic = jax.ops.segment_sum(
-        outer, bodies.owner, num_segments=count, indices_are_sorted=True
-    )
+    kinetic = replica_sum(bodies, outer)
     # The centre of mass is at rest, but belongs to the pressure.
     kinetic = kinetic * (1.0 + 3.0 / bodies.degrees)[:, None, None]
     inside = (kinetic - motion.found.virial) / volume[:, None, None]

@@ -162,9 +162,10 @@ def test_shift_to_total_spreads_the_difference_evenly():
     graph = Graph(**dict.fromkeys(Graph._fields))._replace(
         molecule_index=jnp.asarray([0, 0, 1, 1]),
         atom_mask=jnp.asarray([True, True, True, False]),
+        total_charge=jnp.asarray([1, -1]),
     )
     values = jnp.asarray([0.5, 0.1, 0.25, 9.0])
-    shifted = shift_to_total(values, jnp.asarray([1, -1]), graph)
+    shifted = shift_to_total(values, graph.total_charge, graph)
     np.testing.assert_allclose(shifted, [0.7, 0.3, -1.0, 0.0], atol=1e-6)
 
 
