@@ -37,7 +37,7 @@ demo: $(VENV)/.installed-train  ## Train on the shipped data, then relaxation an
 	$(BIN)/python -m physnet_training.demo --out demo
 
 test: $(VENV)/.installed-dev  ## Run the tests
-	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev  ## Check format, lint rules, types, layers and dependencies
 	$(BIN)/ruff format --check .
