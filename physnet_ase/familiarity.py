@@ -9,6 +9,7 @@ atom and of its neighbours were never seen together.
 """
 
 import base64
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -217,16 +218,17 @@ def environments_of(
     found = {}
     for number in elements:
         numbers, states = described[number]
-        chosen = _spread(numbers)
+        chosen = _spread(numbers).astype(np.float16)  # as they are stored and compared
         threshold = _LEAST_THRESHOLD
         if number in checked and len(checked[number][0]):
-            far = _nearest(checked[number][0], chosen)
+            far = _nearest(checked[number][0], chosen.astype(np.float64))
             threshold = max(threshold, float(np.quantile(far, _QUANTILE)))
         found[chemical_symbols[number]] = ElementEnvironments(
-            threshold=round(threshold, 4),
+            # Upwards: all states of a geometry may lie at the quantile itself.
+            threshold=math.ceil(1e4 * threshold) / 1e4,
             states=sorted(states),
             count=len(chosen),
-            prototypes=base64.b64encode(chosen.astype(np.float16).tobytes()).decode(),
+            prototypes=base64.b64encode(chosen.tobytes()).decode(),
         )
     bonds = _stored_bonds(batches, others)
     return Environments(elements=elements, of_element=found, bonds=bonds)
