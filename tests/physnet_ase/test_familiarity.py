@@ -57,6 +57,18 @@ def test_known_molecules_are_familiar_and_others_are_not(potential):
         assert verdict.score == verdict.atom_scores.max()
 
 
+def test_a_geometry_that_sets_the_threshold_is_familiar():
+    # in all its states it is most of what is checked, and lies at the quantile itself
+    seen = Molecules.from_atoms(thermal("H2O", 5, 0))
+    for seed in range(12):
+        [one] = thermal("H2O", 1, 50 + seed, size=0.3)
+        checked = Molecules.from_atoms([one] * 8)
+        environments = environments_of([seen], [checked])
+        assert environments.of_element["O"].threshold > 0.15
+        scores = environments.scores(checked, TINY.cutoff)
+        assert scores[checked.values["atomic_numbers"] == 8].max() <= 1.0
+
+
 def test_the_unfamiliar_atoms_are_named(potential):
     atoms = molecule("CH3OH")
     far = atoms.copy()
