@@ -2,10 +2,11 @@
 
     python benchmarks/training_errors.py [--model RUN/model] [--most 300]
 
-Errors of the organic model on geometries that it was trained on, beside those on the
-held-out geometries of the same molecules, for each level of theory. Where the first
-are not far below the second, more labels of the same kind would not help: the network
-is too small for what it is asked, or was stopped too soon. Three minutes.
+Errors of the organic model on geometries that it was trained on, beside those on
+geometries that its recipe holds out, mostly of the same molecules, for each level of
+theory. Where the first are not far below the second, more labels of the same kind would
+not help: the network is too small for what it is asked, or was stopped too soon. Three
+minutes.
 """
 
 import argparse

@@ -44,7 +44,9 @@ def open_data(recipe: Recipe, out: Path) -> PackedDataset:
     sources = [Path(source) for source in data.sources]
     replay = [Path(source) for source in data.replay]
     if replay and _is_packed(sources):  # of which the old data may be a part already
-        dataset = open_sources(sources, out, data.assume_multiplicity)
+        dataset = PackedDataset.open(
+            sources[0], assume_multiplicity=data.assume_multiplicity
+        )
         if _origins(dataset)[-len(replay) :] == [source_sha256(s) for s in replay]:
             return dataset
     return open_sources(sources + replay, out / "dataset", data.assume_multiplicity)
