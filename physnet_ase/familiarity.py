@@ -3,16 +3,17 @@
 A model answers for any molecule of its elements, and nothing in the answer shows
 whether it knows the chemistry. The surroundings of an atom are described by which
 elements stand at which distances, and compared with those of the training set. The
-score is 1 where one of two hundred atoms in other geometries of known molecules would
+score is 1 where one of five hundred atoms in other geometries of known molecules would
 be as far away; above it, a number is an extrapolation. So it is where the bonds of an
 atom and of its neighbours were never seen together.
 """
 
 import base64
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -34,7 +35,7 @@ _WIDTH = 0.4
 _PROTOTYPES = 600
 """Surroundings kept for each element, as different from each other as possible."""
 _CANDIDATES = 6_000
-_QUANTILE = 0.995
+_QUANTILE = 0.998
 _LEAST_THRESHOLD = 0.15
 SHOWN_ATOMS = 6
 EXPECTED = ((3.0, "of electronvolts"), (1.0, "above 0.3 eV"))
@@ -201,50 +202,97 @@ def descriptors(
 
 
 def environments_of(
-    training: Iterable[Molecules], validation: Iterable[Molecules]
+    training: Sequence[Molecules],
+    known: Sequence[NDArray[np.bool_]],
+    like: Environments | None = None,
 ) -> Environments:
-    """Surroundings of training molecules, with thresholds from validation ones.
+    """Surroundings of training molecules, with thresholds from these, too.
+
+    Each part in turn is left out and compared with the others: a geometry that is not
+    among them, of a molecule that they know, is what a model answers for reliably.
 
     Args:
-        training: Molecules with states.
-        validation: Others, whose surroundings the model is said to know.
+        training: Molecules with states in a few parts; all states of a geometry in one.
+        known: For each part, which of its molecules the others hold in other
+            geometries.
+        like: Whose thresholds hold for elements of which too few atoms can be left out.
     """
-    batches, others = list(training), list(validation)
     elements = sorted(
-        {int(z) for b in batches for z in np.unique(b.values["atomic_numbers"])}
+        {int(z) for b in training for z in np.unique(b.values["atomic_numbers"])}
     )
-    described = _by_element(batches, elements)
-    checked = _by_element(others, elements)
-    found = {}
+    described = _by_element(training, elements)
+    chosen, far = {}, {}
     for number in elements:
-        numbers, states = described[number]
-        chosen = _spread(numbers).astype(np.float16)  # as they are stored and compared
-        threshold = _LEAST_THRESHOLD
-        if number in checked and len(checked[number][0]):
-            far = _nearest(checked[number][0], chosen.astype(np.float64))
-            threshold = max(threshold, float(np.quantile(far, _QUANTILE)))
-        found[chemical_symbols[number]] = ElementEnvironments(
-            # Upwards: all states of a geometry may lie at the quantile itself.
-            threshold=math.ceil(1e4 * threshold) / 1e4,
-            states=sorted(states),
-            count=len(chosen),
-            prototypes=base64.b64encode(chosen.tobytes()).decode(),
+        numbers, part, molecule, _ = described[number]
+        # as they are stored and compared
+        chosen[number] = _spread(numbers).astype(np.float16)
+        apart = [np.zeros(0)]
+        for index, judged in enumerate(known):
+            own = part == index
+            left, others = numbers[own][judged[molecule[own]]], numbers[~own]
+            if len(left) and len(others):
+                prototypes = _spread(others).astype(np.float16).astype(np.float64)
+                apart.append(_nearest(left, prototypes))
+        far[number] = np.concatenate(apart)
+    thresholds = _thresholds(far, like)
+    found = {
+        chemical_symbols[number]: ElementEnvironments(
+            threshold=thresholds[number],
+            states=sorted(described[number].states),
+            count=len(chosen[number]),
+            prototypes=base64.b64encode(chosen[number].tobytes()).decode(),
         )
-    bonds = _stored_bonds(batches, others)
+        for number in elements
+    }
+    bonds = _stored_bonds(training, known)
     return Environments(elements=elements, of_element=found, bonds=bonds)
 
 
-def _stored_bonds(training: Sequence[Molecules], checked: Sequence[Molecules]) -> str:
+def _thresholds(far: dict[int, Array], like: Environments | None) -> dict[int, float]:
+    """Distance of each element that one of five hundred atoms exceeds.
+
+    An element of fewer atoms says little about its rarest; it is not held to less than
+    the strictest of the others.
+
+    Args:
+        far: Atomic number -> how far its atoms are from others of known molecules.
+        like: Thresholds for elements of few atoms.
+    """
+    many = {z for z, d in far.items() if len(d) * (1.0 - _QUANTILE) >= 1.0}
+    own = {
+        z: float(np.quantile(d, _QUANTILE)) if len(d) else 0.0 for z, d in far.items()
+    }
+    strictest = min((own[z] for z in many), default=0.0)
+    found = {}
+    for z, distance in own.items():
+        least = _LEAST_THRESHOLD
+        if z not in many:
+            other = like and like.of_element.get(chemical_symbols[z])
+            least = max(least, other.threshold if other else strictest)
+        # Upwards: all states of a geometry may lie at the quantile itself.
+        found[z] = math.ceil(1e4 * max(distance, least)) / 1e4
+    return found
+
+
+def _stored_bonds(
+    training: Sequence[Molecules], known: Sequence[NDArray[np.bool_]]
+) -> str:
     """Bonds of all training molecules, unless known ones show that some are missing."""
-    known = np.unique(np.concatenate([bonds_of(b).ravel() for b in training]))
+    bonds = [bonds_of(part) for part in training]
     unseen = total = 0
-    for batch in checked:
-        found = np.isin(bonds_of(batch), known).any(axis=0)
-        unseen += int((np.bincount(batch.owner, ~found, len(batch)) > 0).sum())
-        total += len(batch)
+    for index, judged in enumerate(known):
+        others = [b.ravel() for i, b in enumerate(bonds) if i != index]
+        if not others or not judged.any():
+            continue
+        part = training[index]
+        found = np.isin(bonds[index], np.concatenate(others)).any(axis=0)
+        strange = np.bincount(part.owner, ~found, len(part)) > 0
+        unseen += int(strange[judged].sum())
+        total += int(judged.sum())
     if unseen > _MOST_UNSEEN * total:
         return ""
-    return base64.b64encode(known.astype(np.uint32).tobytes()).decode()
+    stored = np.unique(np.concatenate([b.ravel() for b in bonds]))
+    return base64.b64encode(stored.astype(np.uint32).tobytes()).decode()
 
 
 def bonds_of(molecules: Molecules) -> NDArray[np.uint32]:
@@ -265,46 +313,54 @@ def bonds_of(molecules: Molecules) -> NDArray[np.uint32]:
     return np.array(rows, np.uint32).reshape(len(_BONDS), len(numbers))
 
 
+class _Described(NamedTuple):
+    """Atoms of one element."""
+
+    numbers: Array  # [atoms, numbers] what stands around each
+    part: NDArray[np.int64]  # [atoms] where it is
+    molecule: NDArray[np.int64]  # [atoms] and of which molecule of that part
+    states: set[tuple[int, int]]  # in which the element was seen
+
+
 def _by_element(
     batches: Sequence[Molecules], elements: Sequence[int]
-) -> dict[int, tuple[Array, set[tuple[int, int]]]]:
-    """Atomic number -> descriptors of its atoms, and the states it was seen in."""
-    parts: dict[int, list[Array]] = {number: [] for number in elements}
-    states: dict[int, set[tuple[int, int]]] = {number: set() for number in elements}
-    for batch in batches:
-        described = descriptors(batch, elements, REACH)
-        numbers, owner = batch.values["atomic_numbers"], batch.owner
-        charge, spin = (
-            batch.values[name] for name in ("total_charge", "spin_multiplicity")
+) -> dict[int, _Described]:
+    """Atomic number -> its atoms."""
+    numbers = np.concatenate([b.values["atomic_numbers"] for b in batches])
+    described = np.concatenate([descriptors(b, elements, REACH) for b in batches])
+    part = np.repeat(np.arange(len(batches)), [b.num_atoms for b in batches])
+    molecule = np.concatenate([b.owner for b in batches]).astype(np.int64)
+    charge, spin = (
+        np.concatenate([b.values[name][b.owner] for b in batches]).astype(int)
+        for name in ("total_charge", "spin_multiplicity")
+    )
+    found = {}
+    for number in elements:
+        mine = numbers == number
+        states = np.unique(np.stack([charge[mine], spin[mine]], axis=1), axis=0)
+        found[number] = _Described(
+            described[mine],
+            part[mine],
+            molecule[mine],
+            {(q, m) for q, m in states.tolist()},
         )
-        for number in elements:
-            mine = numbers == number
-            parts[number].append(described[mine])
-            molecules = np.unique(owner[mine])
-            states[number] |= set(
-                zip(
-                    charge[molecules].astype(int).tolist(),
-                    spin[molecules].astype(int).tolist(),
-                    strict=True,
-                )
-            )
-    return {
-        number: (np.concatenate(parts[number]), states[number])
-        for number in elements
-        if parts[number]
-    }
+    return found
 
 
 def _spread(points: Array) -> Array:
     """A few points that cover the others: each the farthest from those before."""
     points = points[:: max(len(points) // _CANDIDATES, 1)]
+    squares = (points**2).sum(axis=1)
     chosen = [0]
-    distance = np.linalg.norm(points - points[0], axis=1)
-    while len(chosen) < min(_PROTOTYPES, len(points)) and distance.max() > 1e-3:
-        chosen.append(int(np.argmax(distance)))
-        step = np.linalg.norm(points - points[chosen[-1]], axis=1)
+    distance = np.full(len(points), np.inf)
+    while True:
+        last = chosen[-1]
+        step = squares - 2.0 * points @ points[last] + squares[last]
         distance = np.minimum(distance, step)
-    return points[chosen]
+        farthest = int(np.argmax(distance))
+        if len(chosen) >= min(_PROTOTYPES, len(points)) or distance[farthest] <= 1e-6:
+            return points[chosen]
+        chosen.append(farthest)
 
 
 def _nearest(points: Array, prototypes: Array) -> Array:

@@ -34,6 +34,11 @@ def thermal(name, count, seed, size=0.04):
     return found
 
 
+def in_two_parts(*parts):
+    """Of parts that hold each other's molecules in other geometries."""
+    return environments_of(parts, [np.ones(len(part), bool) for part in parts])
+
+
 @pytest.fixture(scope="module")
 def potential():
     """A model that has seen water and methanol."""
@@ -42,7 +47,7 @@ def potential():
         for s in (0, 10)
     )
     base = untrained_potential(TINY, (1, 6, 8))
-    environments = environments_of([seen], [checked])
+    environments = in_two_parts(seen, checked)
     metadata = base.metadata.model_copy(update={"environments": environments})
     return Potential(metadata, base.params)
 
@@ -58,15 +63,44 @@ def test_known_molecules_are_familiar_and_others_are_not(potential):
 
 
 def test_a_geometry_that_sets_the_threshold_is_familiar():
-    # in all its states it is most of what is checked, and lies at the quantile itself
+    # in all its states it is most of what is left out, and lies at the quantile itself
     seen = Molecules.from_atoms(thermal("H2O", 5, 0))
+    unknown = np.zeros(len(seen), bool)
     for seed in range(12):
         [one] = thermal("H2O", 1, 50 + seed, size=0.3)
-        checked = Molecules.from_atoms([one] * 8)
-        environments = environments_of([seen], [checked])
-        assert environments.of_element["O"].threshold > 0.15
-        scores = environments.scores(checked, TINY.cutoff)
-        assert scores[checked.values["atomic_numbers"] == 8].max() <= 1.0
+        left = Molecules.from_atoms([one] * 8)
+        threshold = (
+            environments_of([seen, left], [unknown, np.ones(8, bool)])
+            .of_element["O"]
+            .threshold
+        )
+        assert threshold > 0.15
+        others = environments_of([seen], [unknown])
+        assert others.of_element["O"].threshold == 0.15
+        scores = others.scores(left, TINY.cutoff)[left.values["atomic_numbers"] == 8]
+        assert 0.15 * scores.max() == pytest.approx(threshold, abs=1.1e-4)
+        assert 0.15 * scores.max() <= threshold
+
+
+def test_thresholds_come_from_what_each_part_knows_of_the_others():
+    many = [Molecules.from_atoms(thermal("H2O", 300, seed)) for seed in (0, 1)]
+    rare = Molecules.from_atoms(thermal("CH3OH", 3, 2))
+    strange = Molecules.from_atoms(thermal("C6H6", 1, 3))
+    parts = [*many, rare, strange]
+    known = [np.ones(len(p), bool) for p in many] + [
+        np.zeros(3, bool),
+        np.zeros(1, bool),
+    ]
+    found = environments_of(parts, known).of_element
+    # neither methanol nor benzene is known in another part, and sets no threshold
+    assert found["O"].threshold == in_two_parts(*many).of_element["O"].threshold
+    # too few carbon atoms to tell: the strictest of the other elements
+    assert found["C"].threshold == min(found["O"].threshold, found["H"].threshold)
+    again = environments_of(
+        [rare, strange], known[2:], like=environments_of(parts, known)
+    ).of_element
+    for symbol in "CHO":
+        assert again[symbol].threshold == found[symbol].threshold
 
 
 def test_the_unfamiliar_atoms_are_named(potential):

@@ -10,17 +10,20 @@ from numpy.typing import NDArray
 
 from physnet_ase.checkpoint import LevelRecord, ModelMetadata, stored_references
 from physnet_ase.config import ModelConfig
-from physnet_ase.familiarity import environments_of
+from physnet_ase.familiarity import Environments, environments_of
 from physnet_ase.molecules import Molecules
 from physnet_ase.references import ReferenceFit, References, Seen
 from physnet_ase.state import ElectronicState
+from physnet_training.hashing import hash_uniform
 from physnet_training.loading.batches import read_batches
+from physnet_training.loading.geometries import keys_of
 from physnet_training.packed import PackedDataset
 from physnet_training.packed.reader import parts
 from physnet_training.train.recipe import Recipe
 from physnet_training.train.split import Split
 
-_MOST_TRAINING, _MOST_VALIDATION = 20_000, 2_000  # molecules whose atoms are described
+_MOST_DESCRIBED = 20_000  # molecules whose atoms are described, of one level
+_PARTS = 5  # of them, each left out once
 _LEAST_SCALE = 0.1  # eV per atom that one unit of the energy head has at the start
 
 
@@ -128,15 +131,27 @@ def dataset_references(
     return fit.references(), max(fit.residual_per_atom(), _LEAST_SCALE)
 
 
-def _sample(
-    dataset: PackedDataset, rows: NDArray[np.int64], most: int
-) -> Iterator[Molecules]:
-    """Some molecules from everywhere in a part, in batches."""
-    chosen = np.sort(rows[:: max(len(rows) // most, 1)])
-    for some in parts(chosen):
-        names = ["atomic_numbers", "positions"]
-        names += [name for name in ("cell", "pbc") if name in dataset.fields]
-        yield read_batches(dataset, [some], tuple(names), whole_states=True)[0]
+def _in_parts(
+    dataset: PackedDataset, rows: NDArray[np.int64]
+) -> tuple[list[Molecules], list[NDArray[np.bool_]]]:
+    """Some molecules from everywhere, geometry by geometry in a few parts.
+
+    Returns:
+        The parts; and which molecules of each stand in the others, too, in other
+        geometries: those of the same name, or all where the dataset has no names.
+    """
+    rows = np.sort(rows[:: max(len(rows) // _MOST_DESCRIBED, 1)])
+    part = (hash_uniform(keys_of(dataset, rows), 0) * _PARTS).astype(int)
+    name = dataset.take("group", rows) if dataset.groups else np.zeros(len(rows))
+    columns = ["atomic_numbers", "positions"]
+    columns += [column for column in ("cell", "pbc") if column in dataset.fields]
+    molecules, known = [], []
+    for index in np.unique(part):
+        own = part == index
+        known.append(np.isin(name[own], name[~own]))
+        batch = read_batches(dataset, [rows[own]], tuple(columns), whole_states=True)
+        molecules.append(batch[0])
+    return molecules, known
 
 
 def check_states(
@@ -188,20 +203,6 @@ def _in_several_states(
     return np.bincount(states[:, 0].astype(int))[which] > 1
 
 
-def _of_known_molecules(dataset: PackedDataset, split: Split) -> NDArray[np.int64]:
-    """Validation rows of molecules that train, too, in other geometries.
-
-    What is familiar is measured on these: a molecule of one geometry that happens to
-    validate is one that the model never saw. Where molecules have no names, all rows.
-    """
-    if not dataset.groups:
-        return split.validation
-    trained, checked = (
-        dataset.take("group", rows) for rows in (split.train, split.validation)
-    )
-    return split.validation[np.isin(checked, trained)]
-
-
 def describe(
     recipe: Recipe,
     dataset: PackedDataset,
@@ -214,8 +215,7 @@ def describe(
     if "pbc" in dataset.fields:
         for rows in parts(train):
             periodic += int(np.count_nonzero(dataset.take("pbc", rows).any(axis=1)))
-    checked = _of_known_molecules(dataset, split)
-    training, validation = (levels_of(dataset, rows) for rows in (train, checked))
+    training = levels_of(dataset, train)
     ladders = _in_several_states(dataset, train, training)
     coarse = set(recipe.data.coarse_levels)
     unknown = sorted(coarse - {*dataset.levels})
@@ -226,19 +226,14 @@ def describe(
         )
     counts = np.array([name not in coarse for name in dataset.levels] or [True])
     ladders &= counts[training]
+    known: list[Environments] = []
+    for level in range(len(references)):
+        rows = train[(training == level) | (ladders & (level == 0))]
+        first = known[0] if known else None
+        known.append(environments_of(*_in_parts(dataset, rows), first))
     records = [
-        {
-            **stored_references(each),
-            "environments": environments_of(
-                _sample(
-                    dataset,
-                    train[(training == level) | (ladders & (level == 0))],
-                    _MOST_TRAINING,
-                ),
-                _sample(dataset, checked[validation == level], _MOST_VALIDATION),
-            ),
-        }
-        for level, each in enumerate(references)
+        {**stored_references(each), "environments": environments}
+        for each, environments in zip(references, known, strict=True)
     ]
     return ModelMetadata(
         name=recipe.name,
