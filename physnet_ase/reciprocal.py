@@ -18,6 +18,8 @@ _MARGIN = 1.1
 """For cells that grow while the mesh stays."""
 _VACUUM = 50.0
 """Å between the images of slabs and wires along directions that are not periodic."""
+_EXTENTS = 25.0
+"""Å to whose multiples the extent of the atoms is rounded up: few sizes compile."""
 
 
 def ewald_smearing(cutoff: float) -> float:
@@ -29,7 +31,7 @@ def ewald_cell(cell: Array, pbc: Array, positions: Array) -> Array:
     """The cell with vacuum along directions that are not periodic. [3, 3] Å.
 
     A slab or a wire is summed as a crystal of well separated ones: fifty Å between
-    images, and fifty more for every fifty that the atoms extend.
+    images, beside what the atoms extend.
     """
     from ase.geometry.cell import complete_cell
 
@@ -41,7 +43,7 @@ def ewald_cell(cell: Array, pbc: Array, positions: Array) -> Array:
     for axis in np.flatnonzero(~pbc):
         direction = whole[axis] / np.linalg.norm(whole[axis])
         extent = float(np.ptp(positions @ direction))
-        whole[axis] = direction * _VACUUM * (1 + math.ceil(extent / _VACUUM))
+        whole[axis] = direction * (_VACUUM + _EXTENTS * math.ceil(extent / _EXTENTS))
     return whole
 
 

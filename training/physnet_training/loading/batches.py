@@ -258,12 +258,15 @@ class GraphBatches:
         if self._estimated:
             self._sample(indices)
 
-    def fit_shapes(self, sizes: Array, batches: list[list[Array]]) -> None:
+    def fit_shapes(
+        self, sizes: Array, batches: list[list[Array]], expected: float
+    ) -> None:
         """Choose the static shapes.
 
         Args:
             sizes: Number of atoms of every molecule of the loader.
             batches: Sizes of the molecules of each graph of some batches.
+            expected: Batches that will be computed in all.
         """
         top = min(self.slots, len(sizes))
         largest = np.partition(sizes, -top)[-top:].astype(np.int64)
@@ -284,7 +287,7 @@ class GraphBatches:
             np.float64,
         )
         margin = _PAIR_MARGIN if self._estimated else 1.0
-        self.shapes = choose_shapes(needs, worst, pair_margin=margin)
+        self.shapes = choose_shapes(needs, worst, pair_margin=margin, expected=expected)
         self._planned = len(self.shapes)
 
     def need(self, sizes: Array) -> Capacity:

@@ -1,6 +1,7 @@
 """Batches from a packed dataset: shuffled, sharded, resumable, without JAX."""
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -213,6 +214,9 @@ class PackedMemmapLoader:
             torn), and graphs say which of their molecules are one geometry.
         weights: Weight in the loss of each molecule of the dataset, from 0, as an
             array or a ``.npy`` file; None: all 1.
+        expected_batches: How many graphs will be computed in all: few of them get few
+            shapes, since each costs a compilation. None: one epoch of a loader that
+            does not shuffle, and any number of one that does.
 
     Raises:
         ValueError: The dataset is damaged, or a number is out of range.
@@ -233,6 +237,7 @@ class PackedMemmapLoader:
         balance: float = 0.0,
         keep_ladders: bool = False,
         weights: Array | str | Path | None = None,
+        expected_batches: int | None = None,
     ) -> None:
         check_share(batch_size, process_index, process_count)
         self.sampling = Sampling(
@@ -245,6 +250,7 @@ class PackedMemmapLoader:
         self.batch_size = batch_size
         self.process_index = process_index
         self.process_count = process_count
+        self._expected_batches = expected_batches
         self.weights = load_weights(weights, len(self.dataset))
         self._select(np.arange(len(self.dataset)))
 
@@ -500,6 +506,12 @@ class PackedMemmapLoader:
             self._widths = choose_widths(np.array(largest), int(self._sizes.max()))
         return self._widths
 
+    def _expected(self) -> float:
+        """How many batches will be computed in all."""
+        if self._expected_batches is not None:
+            return self._expected_batches
+        return math.inf if self.sampling.shuffle else self.num_batches
+
     def _builder(self, cutoff: float | None, count: int) -> GraphBatches:
         if (cutoff, count) not in self._builders:
             builder = GraphBatches(
@@ -520,7 +532,7 @@ class PackedMemmapLoader:
                 ]
                 for index in some
             ]
-            builder.fit_shapes(self._sizes, batches)
+            builder.fit_shapes(self._sizes, batches, self._expected())
             self._builders[cutoff, count] = builder
         return self._builders[cutoff, count]
 

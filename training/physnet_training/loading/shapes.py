@@ -1,10 +1,12 @@
 """Few static shapes for many batches: which capacities a loader pads to.
 
-Every shape costs one compilation, every padded pair costs time in each step. Some
-shapes are fitted to the batches of the first epoch, and the last one holds the worst
-batch that any order can produce, so that no batch of open molecules can overflow.
+Every shape costs one compilation, every padded pair costs time in each step: a run of
+few steps has few shapes. They are fitted to the batches of the first epoch, and the
+last one holds the worst batch that any order can produce, so that no batch of open
+molecules can overflow.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from physnet_ase.graph import Capacity
 
 Array = NDArray[Any]
 _ATOM_COST = 8.0  # work per atom in units of the work per pair, roughly
+_COMPILATION = 200.0  # batches that are computed in the time of a compilation, roughly
 _MIN_GAIN = 0.1  # an additional shape must save this fraction of the padded work, or
 _ATOM_WASTE = 0.08  # more of the atoms than this are padding, and an epoch has
 _BATCHES_PER_SHAPE = 50  # enough batches to be worth the compilation
@@ -23,7 +26,11 @@ MAX_SHAPES = 8
 
 
 def choose_shapes(
-    batches: Array, worst: Capacity, *, pair_margin: float = 1.0
+    batches: Array,
+    worst: Capacity,
+    *,
+    pair_margin: float = 1.0,
+    expected: float = math.inf,
 ) -> list[Capacity]:
     """Capacities that keep padding small, at most eight.
 
@@ -31,6 +38,7 @@ def choose_shapes(
         batches: [batches, 3] atoms, pairs and long pairs of an epoch's batches.
         worst: The shape that holds every possible batch.
         pair_margin: Headroom for the pairs where these are estimated.
+        expected: Batches that will be computed in all.
 
     Returns:
         Ascending shapes; the last is ``worst``.
@@ -47,8 +55,10 @@ def choose_shapes(
     for classes in range(1, MAX_SHAPES):
         total, chosen = _partition(ends, cost, classes)
         shapes = _shapes(limits[chosen], worst)
-        saves = total < least * (1 - _MIN_GAIN)
-        worth = count >= _BATCHES_PER_SHAPE * classes
+        # The first one costs nothing: hardly any batch then needs the worst shape.
+        gain = _MIN_GAIN if classes == 1 else max(_MIN_GAIN, _COMPILATION / expected)
+        saves = total < least * (1 - gain)
+        worth = min(count, expected) >= _BATCHES_PER_SHAPE * classes
         if saves or (worth and atom_waste(batches, best) > _ATOM_WASTE):
             least, best = total, shapes
     return best

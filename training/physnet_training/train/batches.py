@@ -53,6 +53,7 @@ class StepBatches:
             process_index=devices.process_index,
             process_count=devices.process_count,
             keep_ladders=recipe.loss.vertical > 0,
+            expected_batches=options.steps,
             **sampling.model_dump(exclude={"separated_pairs", "replay_share"}),
         )
         self.old = np.zeros(len(dataset), bool)

@@ -116,8 +116,13 @@ class Trainer:
             self._ladders = Ladders.of(dataset, first)
             first = self._ladders.molecules
         # every process validates by itself, so that none waits for the others
+        options = recipe.optimizer
+        times = -(-options.steps // options.validate_every)
         self.validation = PackedMemmapLoader(
-            dataset, recipe.optimizer.batch_size, shuffle=False
+            dataset,
+            options.batch_size,
+            shuffle=False,
+            expected_batches=times * -(-len(first) // options.batch_size),
         ).subset(first)
         self.fingerprint = dataset_fingerprint(dataset)
         labels = step_module.trained_labels(recipe, dataset.fields)
