@@ -125,6 +125,51 @@ def test_few_shapes_cover_every_epoch(make_dataset, cutoff):
     assert len(loader.shapes) <= MAX_SHAPES
 
 
+def test_few_batches_are_not_worth_many_shapes(make_dataset):
+    sizes = np.random.default_rng(5).integers(2, 40, size=400).tolist()
+    dataset = PackedDataset.open(make_dataset(sizes))
+
+    def shapes(expected, shuffle=True):
+        loader = PackedMemmapLoader(
+            dataset, 4, shuffle, bucket_size=1, expected_batches=expected
+        )
+        next(loader.graphs())
+        return loader.shapes
+
+    many = shapes(None)
+    assert len(many) > 3
+    assert shapes(10**6) == many
+    few = shapes(100)
+    assert len(few) == 2  # one for what occurs, one for what might
+    assert few[-1] == many[-1]
+    assert len(shapes(1000)) in range(len(few), len(many))
+    # in the order of the files once, unless more is said
+    assert len(shapes(None, shuffle=False)) == 2
+    assert len(shapes(10**6, shuffle=False)) > 2
+
+
+def test_shapes_hold_batches_from_elsewhere_that_were_announced(make_dataset, caplog):
+    small, large = [3] * 40, [30] * 40
+    dataset = PackedDataset.open(make_dataset(small + large))
+    loader = PackedMemmapLoader(dataset, 4, bucket_size=1).subset(np.arange(40))
+    elsewhere = [
+        dataset.molecules(np.arange(first, first + 4)) for first in range(40, 80, 4)
+    ]
+    [grown] = loader.shares_of(elsewhere[0], 4.0, 1)
+    assert "no shape of" in caplog.text
+    caplog.clear()
+    asked = []
+    loader.expect(lambda names: asked.append(names) or (elsewhere, 1.0))
+    graphs = [g for some in elsewhere for g in loader.shares_of(some, 4.0, 1)]
+    graphs += loader.graphs(4.0)
+    assert not caplog.text
+    assert asked == [loader.names(4.0, 1)]
+    atoms = {len(graph.atom_mask) for graph in graphs}
+    assert atoms <= {shape.atoms for shape in loader.shapes}
+    assert min(atoms) == 13  # those of its own are not padded to the others'
+    assert len(grown.atom_mask) > max(atoms) - 30
+
+
 def test_equal_molecules_need_one_shape_without_padding(make_dataset):
     loader = PackedMemmapLoader(make_dataset([5] * 17), 8)
     assert [shape[1:4] for shape in loader.shapes] == [(40, 160, 80)]

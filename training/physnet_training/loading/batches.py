@@ -259,7 +259,12 @@ class GraphBatches:
             self._sample(indices)
 
     def fit_shapes(
-        self, sizes: Array, batches: list[list[Array]], expected: float
+        self,
+        sizes: Array,
+        batches: list[list[Array]],
+        expected: float,
+        others: list[list[Molecules]],
+        per_batch: float,
     ) -> None:
         """Choose the static shapes.
 
@@ -267,6 +272,8 @@ class GraphBatches:
             sizes: Number of atoms of every molecule of the loader.
             batches: Sizes of the molecules of each graph of some batches.
             expected: Batches that will be computed in all.
+            others: Molecules of each graph of some batches from elsewhere.
+            per_batch: How many of these come for each of the loader's own.
         """
         top = min(self.slots, len(sizes))
         largest = np.partition(sizes, -top)[-top:].astype(np.int64)
@@ -286,9 +293,28 @@ class GraphBatches:
             [_largest([self.need(s) for s in shares])[1:4] for shares in batches],
             np.float64,
         )
+        if others:
+            found = [_largest([self._measured(m) for m in shares]) for shares in others]
+            more = np.array([each[1:4] for each in found], np.float64)
+            most = _largest(found)
+            atoms, pairs, long = (_rounded_up(n) for n in most[1:4])
+            mesh = finest_mesh([most[4:7], self._mesh])
+            enough = Capacity(self.slots, atoms, pairs, long, *mesh)
+            worst = _largest([worst, enough])
+            often = max(round(per_batch * len(needs) / len(more)), 1)
+            needs = np.concatenate([needs, np.repeat(more, often, axis=0)])
         margin = _PAIR_MARGIN if self._estimated else 1.0
         self.shapes = choose_shapes(needs, worst, pair_margin=margin, expected=expected)
         self._planned = len(self.shapes)
+
+    def _measured(self, molecules: Molecules) -> Capacity:
+        """What these molecules need, by their positions where one process is alone."""
+        if self.processes > 1:
+            need = self.need(molecules.n_atoms)
+            return need._replace(atoms=need.atoms + int(self.cutoff is not None))
+        if self._periodic and self.cutoff is not None:
+            molecules = without_vacuum(molecules, self.cutoff)
+        return needed_capacity(molecules, find_pairs(molecules, self.cutoff))
 
     def need(self, sizes: Array) -> Capacity:
         """Atoms, pairs (estimated with a cutoff) and long pairs of such molecules."""

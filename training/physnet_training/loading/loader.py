@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +35,8 @@ from physnet_training.packed import PackedDataset
 
 Array = NDArray[Any]
 _FIRST_BATCHES = 4  # read at first, so that the first one comes soon
+Elsewhere = Callable[[tuple[str, ...]], tuple[list[Molecules], float]]
+"""Some batches of other molecules with these quantities; how many come per batch."""
 _FIT_BATCHES = 2000  # batches looked at to choose the static shapes
 
 
@@ -251,6 +253,7 @@ class PackedMemmapLoader:
         self.process_index = process_index
         self.process_count = process_count
         self._expected_batches = expected_batches
+        self._elsewhere: Elsewhere | None = None
         self.weights = load_weights(weights, len(self.dataset))
         self._select(np.arange(len(self.dataset)))
 
@@ -421,13 +424,19 @@ class PackedMemmapLoader:
         self._cutoff, self._count = cutoff, count
         return self._walk_shares(builder, count)
 
-    def shares_of_rows(
-        self, rows: Array, cutoff: float | None, count: int
-    ) -> list[Graph]:
-        """As ``shares_of``, of any molecules of the dataset, with their weights."""
-        names = self._builder(cutoff, count).names
-        some, [places] = read_batches(self.dataset, [rows], names, whole_states=True)
-        return self.shares_of(some.take(places), cutoff, count, self.weights)
+    def names(self, cutoff: float | None, count: int) -> tuple[str, ...]:
+        """Quantities that graphs are made of; arguments as for ``shares``."""
+        return self._builder(cutoff, count).names
+
+    def expect(self, others: Elsewhere) -> None:
+        """Choose shapes for batches from elsewhere, too, that ``shares_of`` will get.
+
+        Args:
+            others: From names of quantities to some of these batches, and how many of
+                them come for each of this loader's own.
+        """
+        self._elsewhere = others
+        self._builders.clear()
 
     def shares_of(
         self,
@@ -445,14 +454,17 @@ class PackedMemmapLoader:
             count: As for ``shares``.
             weights: [molecules of the dataset] weights in the loss; None: 1 for each.
         """
-        processes = self.process_count
-        whole = np.arange(len(molecules))
-        divided = self._sampler.divided
-        shares = divided(whole, processes)
-        mine = [molecules.take(s) for s in divided(shares[self.process_index], count)]
+        shares = self._divided(molecules)
+        own = self._sampler.divided(shares[self.process_index], count)
+        mine = [molecules.take(share) for share in own]
         builder = self._builder(cutoff, count)
         sizes = self._sizes_of(shares, count, molecules)
         return builder.build(mine, weights, sizes)
+
+    def _divided(self, molecules: Molecules) -> list[Array]:
+        """Positions of the molecules of every process."""
+        whole = np.arange(len(molecules))
+        return self._sampler.divided(whole, self.process_count)
 
     def _sizes_of(
         self, shares: list[Array], count: int, molecules: Molecules | None = None
@@ -532,7 +544,19 @@ class PackedMemmapLoader:
                 ]
                 for index in some
             ]
-            builder.fit_shapes(self._sizes, batches, self._expected())
+            others, per_batch = (
+                self._elsewhere(builder.names) if self._elsewhere else ([], 0.0)
+            )
+            graphs = [
+                [
+                    molecules.take(own)
+                    for share in self._divided(molecules)
+                    for own in self._sampler.divided(share, count)
+                ]
+                for molecules in others
+            ]
+            expected = self._expected()
+            builder.fit_shapes(self._sizes, batches, expected, graphs, per_batch)
             self._builders[cutoff, count] = builder
         return self._builders[cutoff, count]
 

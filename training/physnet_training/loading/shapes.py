@@ -55,11 +55,12 @@ def choose_shapes(
     for classes in range(1, MAX_SHAPES):
         total, chosen = _partition(ends, cost, classes)
         shapes = _shapes(limits[chosen], worst)
+        gain = 1.0 - total / least
         # The first one costs nothing: hardly any batch then needs the worst shape.
-        gain = _MIN_GAIN if classes == 1 else max(_MIN_GAIN, _COMPILATION / expected)
-        saves = total < least * (1 - gain)
-        worth = min(count, expected) >= _BATCHES_PER_SHAPE * classes
-        if saves or (worth and atom_waste(batches, best) > _ATOM_WASTE):
+        pays = classes == 1 or gain > _COMPILATION / expected
+        worth = count >= _BATCHES_PER_SHAPE * classes
+        wasteful = worth and atom_waste(batches, best) > _ATOM_WASTE
+        if pays and (gain > _MIN_GAIN or wasteful):
             least, best = total, shapes
     return best
 

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from physnet_ase.graph import Graph
+from physnet_ase.molecules import Molecules
+from physnet_training.loading.batches import read_batches
 from physnet_training.loading.loader import PackedMemmapLoader
 from physnet_training.loading.pairs import SeparatedPairs
 from physnet_training.loading.prefetch import Feed
@@ -14,6 +16,8 @@ from physnet_training.train.data import levels_of
 from physnet_training.train.devices import Devices
 from physnet_training.train.recipe import Recipe
 from physnet_training.train.replay import Replay, replayed
+
+_LOOKED_AT = 64  # batches from elsewhere that the shapes are chosen for
 
 
 class StepBatches:
@@ -86,6 +90,8 @@ class StepBatches:
 
     def feed(self, prepare: Callable[[list[Graph]], Graph], first: int) -> Feed:
         """Batches from the one of number ``first`` on, prepared ahead of their use."""
+        if self._recipe.data.replay or self._pairs is not None:
+            self.loader.expect(self._some)
         return Feed(
             self.loader,
             self._recipe.model.cutoff,
@@ -97,17 +103,41 @@ class StepBatches:
 
     def _extra(self, number: int) -> list[Graph] | None:
         """Graphs of the batch of this number where it is not of the new molecules."""
-        count, cutoff = (
-            self._recipe.optimizer.molecules_per_step,
-            self._recipe.model.cutoff,
-        )
-        rows = self._replay.batch(number, count)
+        cutoff = self._recipe.model.cutoff
+        rows = self._replayed(number)
         if rows is not None:
-            return self.loader.shares_of_rows(rows, cutoff, self._shares)
+            names = self.loader.names(cutoff, self._shares)
+            some, weights = self._read(rows, names), self.loader.weights
+            return self.loader.shares_of(some, cutoff, self._shares, weights)
+        pairs = self._separated(number)
+        if pairs is None:
+            return None
+        return self.loader.shares_of(pairs, cutoff, self._shares)
+
+    def _some(self, names: tuple[str, ...]) -> tuple[list[Molecules], float]:
+        """Some batches that are not of the new molecules, and how many for each."""
+        found: list[Molecules] = []
+        number, steps = 0, min(self._recipe.optimizer.steps, 100 * _LOOKED_AT)
+        while len(found) < _LOOKED_AT and number < steps:
+            rows = self._replayed(number)
+            some = self._separated(number) if rows is None else self._read(rows, names)
+            found += [] if some is None else [some]
+            number += 1
+        return found, len(found) / max(number - len(found), 1)
+
+    def _replayed(self, number: int) -> NDArray[np.int64] | None:
+        """Rows of the batch of this number where it is one of old molecules."""
+        return self._replay.batch(number, self._recipe.optimizer.molecules_per_step)
+
+    def _read(self, rows: NDArray[np.int64], names: tuple[str, ...]) -> Molecules:
+        some, [places] = read_batches(self._dataset, [rows], names, whole_states=True)
+        return some.take(places)
+
+    def _separated(self, number: int) -> Molecules | None:
+        """Separated pairs where the batch of this number is one of those."""
         if self._pairs is None:
             return None
-        share, seed = self._recipe.sampling.separated_pairs, self._recipe.optimizer.seed
-        if np.random.default_rng([seed, 0x5E9, number]).random() >= share:
+        options, share = self._recipe.optimizer, self._recipe.sampling.separated_pairs
+        if np.random.default_rng([options.seed, 0x5E9, number]).random() >= share:
             return None
-        pairs = self._pairs.batch(number, max(count // 2, 1))
-        return self.loader.shares_of(pairs, cutoff, self._shares)
+        return self._pairs.batch(number, max(options.molecules_per_step // 2, 1))
