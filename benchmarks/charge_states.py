@@ -157,9 +157,24 @@ def folds_of(case: str, number: int) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(np.setdiff1d(order, test), test) for test in tests]
 
 
-def rmse(errors: list[np.ndarray]) -> float:
-    """Root mean square in meV, meV/Å or me."""
-    return round(1000 * float(np.sqrt(np.mean(np.concatenate(errors, None) ** 2))), 2)
+def summary(
+    found: dict[str, dict[str, list[np.ndarray]]],
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Root mean square and median of errors by quantity and charge: meV, meV/Å, me."""
+    measures = {
+        "rmse": lambda errors: np.sqrt(np.mean(errors**2)),
+        "median": lambda errors: np.median(np.abs(errors)),
+    }
+    return {
+        measure: {
+            name: {
+                group: round(1000 * float(compute(np.concatenate(each, None))), 2)
+                for group, each in groups.items()
+            }
+            for name, groups in found.items()
+        }
+        for measure, compute in measures.items()
+    }
 
 
 def main() -> None:
@@ -190,10 +205,7 @@ def main() -> None:
         row = {
             "steps": options.steps,
             "tested": {group: len(each) for group, each in found["energy"].items()},
-            "rmse": {
-                name: {group: rmse(each) for group, each in groups.items()}
-                for name, groups in found.items()
-            },
+            **summary(found),
             "seconds": round(time.monotonic() - started),
         }
         print(options.case, kind, row, flush=True)
