@@ -60,6 +60,8 @@ def partings(positions: Array, pairs: Pairs, cutoff: float) -> list[Parting]:
     vectors = pairs.vectors(positions)
     distances = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
     near = distances < CLOSE * cutoff
+    if np.bincount(pairs.receivers[near], minlength=1).max() == count - 1:
+        return whole  # one atom is near all others, as in most small molecules
     groups, group = _components(pairs.senders[near], pairs.receivers[near], count)
     if groups == 1:
         return whole
