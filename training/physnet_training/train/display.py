@@ -35,14 +35,16 @@ class _Printing(logging.Handler):
 def stages_shown(console: Console) -> Iterator[None]:
     """Print what a training says before its first step and after its last."""
     ours, printing = logging.getLogger("physnet_training"), _Printing(console)
-    level = ours.level
+    level, propagate = ours.level, ours.propagate
     ours.setLevel(logging.INFO)
     ours.addHandler(printing)
+    ours.propagate = False  # libraries give the root a handler, which would say it again
     try:
         yield
     finally:
         ours.removeHandler(printing)
         ours.setLevel(level)
+        ours.propagate = propagate
 
 
 class TrainingBar:
