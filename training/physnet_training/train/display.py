@@ -38,7 +38,8 @@ def stages_shown(console: Console) -> Iterator[None]:
     level, propagate = ours.level, ours.propagate
     ours.setLevel(logging.INFO)
     ours.addHandler(printing)
-    ours.propagate = False  # libraries give the root a handler, which would say it again
+    # Libraries give the root logger a handler, which would say it again.
+    ours.propagate = False
     try:
         yield
     finally:
