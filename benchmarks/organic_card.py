@@ -52,6 +52,7 @@ NAME = "states-organic"
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "training" / "recipes" / "states_organic.toml"
 HELD = ROOT / "training" / "data" / "states_organic" / "gaps_heldout.npz"
+LEARNING = ROOT / "benchmarks" / "learning_curve.json"
 CARD = ROOT / "physnet_ase" / "pretrained" / NAME / "README.md"
 LOWEST_AFFINITY = 0.2  # eV; below it the anion is an artefact of the basis
 WRONG = 0.3  # eV
@@ -355,6 +356,17 @@ Mean absolute error {report[pa_mae]:.2f} eV (Hunter & Lias, J. Phys. Chem. Ref. 
 * An ASE call with energy and forces on butane (14 atoms): {report[call_ms]:.1f} ms
   (two shared cores).
 
+## What more labels would buy
+
+The network of the first half of its recipe, trained from nothing on the labels by DFT in
+several states alone, with more and more of the organic species; errors on the molecules
+that it never saw (`{learning[command]}`):
+
+{learning[table]}
+
+At this length twice the steps are worth more than twice the species. How far the
+finished model is from its own labels stands in `benchmarks/README.md`.
+
 ## What it must not be used for
 
 * Molecules it calls unfamiliar, without labels to compare with.
@@ -366,6 +378,23 @@ Mean absolute error {report[pa_mae]:.2f} eV (Hunter & Lias, J. Phys. Chem. Ref. 
   refused.
 * Anions that are not bound: their labels are artefacts of the basis set.
 """
+
+
+def learning_curve() -> dict[str, str]:
+    """The table of ``learning_curve.py``, and the command that made it."""
+    report = json.loads(LEARNING.read_text())
+    lines = [
+        "| species | steps | IE, EA, S–T gap (eV) | forces, neutral singlets; others "
+        "(meV/Å) |",
+        "|---:|---:|---:|---:|",
+    ]
+    for point in report["points"]:
+        gaps = ", ".join(f"{point[kind]:.2f}" for kind in SHORT)
+        near, far = point["forces, neutral singlets"], point["forces, others"]
+        lines.append(
+            f"| {point['species']} | {point['steps']} | {gaps} | {near:.0f}; {far:.0f} |"
+        )
+    return {"table": "\n".join(lines), "command": report["command"]}
 
 
 def card(
@@ -417,6 +446,7 @@ def card(
         ie=rows(report["ie"]),
         pa=rows(report["pa"]),
         report=report,
+        learning=learning_curve(),
     )
 
 
