@@ -358,9 +358,9 @@ Mean absolute error {report[pa_mae]:.2f} eV (Hunter & Lias, J. Phys. Chem. Ref. 
 
 ## What more labels would buy
 
-The network of the first half of its recipe, trained from nothing on the labels by DFT in
-several states alone, with more and more of the organic species; errors on the molecules
-that it never saw (`{learning[command]}`):
+The network of the first half of its recipe, trained from nothing on the labels by DFT
+in several states alone, with more and more of the organic species; errors on the
+molecules that it never saw (`{learning[command]}`):
 
 {learning[table]}
 
@@ -392,7 +392,8 @@ def learning_curve() -> dict[str, str]:
         gaps = ", ".join(f"{point[kind]:.2f}" for kind in SHORT)
         near, far = point["forces, neutral singlets"], point["forces, others"]
         lines.append(
-            f"| {point['species']} | {point['steps']} | {gaps} | {near:.0f}; {far:.0f} |"
+            f"| {point['species']} | {point['steps']} | {gaps} | "
+            f"{near:.0f}; {far:.0f} |"
         )
     return {"table": "\n".join(lines), "command": report["command"]}
 
