@@ -4,7 +4,7 @@
 
 Trains on one 300 K geometry of eight molecules of the shipped data, each labelled as
 neutral singlet, cation doublet and neutral triplet, and reports the force RMSE per
-state on those very molecules. The bar is 10 meV/Å in every state.
+state on those very molecules. The bar is 3 meV/Å in every state.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from physnet_training.train.trainer import Trainer
 DATA = Path(__file__).resolve().parents[1] / "training" / "data" / "states_dft"
 MOLECULES = ("H2O", "NH3", "CH4", "H2CO", "C2H4", "N2", "CO", "HF")
 STATES = ((0, 1), (1, 2), (0, 3))
-BAR = 0.010  # eV/Å
+BAR = 0.003  # eV/Å
 
 
 def chosen_rows(dataset: PackedDataset, frame: int) -> np.ndarray:
@@ -46,7 +46,7 @@ def chosen_rows(dataset: PackedDataset, frame: int) -> np.ndarray:
 def main() -> None:
     """Train, evaluate, print, and write the result next to this script."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=15000)
+    parser.add_argument("--steps", type=int, default=10000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         packed = Path(folder) / "ladders"
@@ -56,7 +56,7 @@ def main() -> None:
         recipe = recipe_from(
             {
                 "name": "overfit",
-                "model": {"preset": "small", "max_degree": 1},
+                "model": {"preset": "small", "vector_features": True},
                 # quadratic near zero: the bar is on the RMSE, and |error| alone lets a
                 # few forces stay wrong while it polishes the rest
                 "loss": {
