@@ -95,7 +95,10 @@ class Session(RuleBasedStateMachine):
     def change_cell(self, which, length):
         self.systems[which].set_cell(length * np.eye(3))
 
-    @rule(which=WHICH, pbc=st.sampled_from([False, True, (True, True, False)]))
+    @rule(
+        which=WHICH,
+        pbc=st.sampled_from([False, True, (True, True, False), (True, False, False)]),
+    )
     def change_periodicity(self, which, pbc):
         self.systems[which].pbc = pbc
 

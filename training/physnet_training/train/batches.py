@@ -87,11 +87,11 @@ class StepBatches:
             first_level = levels_of(self._dataset, self._training) == 0
             rows, seed = self._training[first_level], self._recipe.optimizer.seed
             self._pairs = SeparatedPairs(self._dataset, rows, seed, states)
+        if self._recipe.data.replay or self._pairs is not None:
+            self.loader.expect(self._some)
 
     def feed(self, prepare: Callable[[list[Graph]], Graph], first: int) -> Feed:
         """Batches from the one of number ``first`` on, prepared ahead of their use."""
-        if self._recipe.data.replay or self._pairs is not None:
-            self.loader.expect(self._some)
         return Feed(
             self.loader,
             self._recipe.model.cutoff,
