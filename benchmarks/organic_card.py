@@ -367,7 +367,8 @@ molecules that it never saw (`{learning[command]}`):
 
 One training each, before the last 36 molecules of `gaps_forces.npz`. At this length
 twice the steps are worth more than twice the species for all but the electron affinity;
-what a long training would gain it does not say. How far the finished model is from its own labels stands in `benchmarks/README.md`.
+what a long training would gain it does not say. How far the finished model is from its
+own labels stands in `benchmarks/README.md`.
 
 ## What it must not be used for
 
