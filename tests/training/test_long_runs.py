@@ -54,16 +54,18 @@ def start(source: Path, out: Path, recipe: Recipe) -> Trainer:
     return prepare(recipe, PackedDataset.open(out / "dataset"), out)
 
 
-@pytest.mark.parametrize("schedule", ["wsd", "schedule-free"])
+@pytest.mark.parametrize(
+    ("schedule", "kind"), [("wsd", "muon"), ("schedule-free", "amsgrad")]
+)
 def test_extended_run_equals_the_straight_one_to_the_last_bit(
-    source: Path, tmp_path: Path, schedule: str
+    source: Path, tmp_path: Path, schedule: str, kind: str
 ) -> None:
-    recipe = make_recipe(schedule=schedule, steps=20, validate_every=5)
+    recipe = make_recipe(schedule=schedule, kind=kind, steps=20, validate_every=5)
     straight = start(source, tmp_path / "straight", recipe)
     straight.run()
     shapes = straight.loader.padding().shapes
     assert straight.functions.step._cache_size() == shapes
-    recipe = make_recipe(schedule=schedule, validate_every=5)
+    recipe = make_recipe(schedule=schedule, kind=kind, validate_every=5)
     short = start(source, tmp_path / "short", recipe)
     short.run()
     # A run folder with its dataset can be moved as a whole.

@@ -28,8 +28,8 @@ class DataConfig(_Section):
     )
     replay: tuple[str, ...] = Field(
         (),
-        description="old data of a start.model, like sources: sampling.replay_share "
-        "of the batches is of them, so that the model keeps what it knew",
+        description="like sources: sampling.replay_share of the batches is of them, "
+        "such as old data of a start.model, so that the model keeps what it knew",
     )
     coarse_levels: tuple[str, ...] = Field(
         (),
@@ -195,12 +195,17 @@ class LossConfig(BaseModel):
 
 
 class OptimizerConfig(_Section):
-    """AMSGrad with a learning-rate schedule, clipping and an average of the weights."""
+    """Optimiser, schedule of the learning rate, clipping, average of the weights."""
 
     steps: int = Field(100_000, ge=1, description="length of the training")
     batch_size: int = Field(32, ge=1, description="molecules computed at once")
     accumulate: int = Field(
         1, ge=1, description="batches per step, one after another: less memory"
+    )
+    kind: Literal["amsgrad", "muon"] = Field(
+        "amsgrad",
+        description="amsgrad: as PhysNet was published; muon: orthogonalized momentum "
+        "for the matrices of the network, amsgrad for the rest",
     )
     schedule: Literal["cosine", "wsd", "constant", "plateau", "schedule-free"] = Field(
         "cosine",

@@ -20,7 +20,8 @@ from physnet_ase.graph import Graph
 from physnet_ase.quantities import trained
 from physnet_training.train.devices import SHARES, Devices
 from physnet_training.train.loss import loss_terms, total_loss
-from physnet_training.train.recipe import OptimizerConfig, Recipe
+from physnet_training.train.optimizer import make_optimizer
+from physnet_training.train.recipe import Recipe
 from physnet_training.train.start import outputs_only
 
 
@@ -31,55 +32,6 @@ class TrainState(NamedTuple):
     weights: Float[Array, " weights"]
     average: Float[Array, " weights"]  # what is validated and kept
     optimizer: Any
-
-
-def learning_rate(config: OptimizerConfig) -> optax.Schedule:
-    """Linear warm-up, then what ``optimizer.schedule`` says."""
-    highest, final = config.learning_rate, config.final_learning_rate
-    if config.schedule == "cosine":
-        warmup = min(config.warmup_steps, config.steps // 2)
-        return optax.warmup_cosine_decay_schedule(
-            init_value=highest / max(warmup, 1),
-            peak_value=highest,
-            warmup_steps=warmup,
-            decay_steps=config.steps,
-            end_value=final,
-        )
-    warmup, start = min(config.warmup_steps, config.decay_start), config.decay_start
-    decay = max(config.steps - start, 1)
-    last = final if config.schedule == "wsd" else highest
-    return optax.join_schedules(
-        [
-            optax.linear_schedule(highest / max(warmup, 1), highest, max(warmup, 1)),
-            optax.linear_schedule(highest, last, decay, start - warmup),
-        ],
-        [warmup],
-    )
-
-
-def make_optimizer(
-    config: OptimizerConfig,
-) -> optax.GradientTransformationExtraArgs:
-    """Clipped AMSGrad, the optimiser PhysNet was published with.
-
-    Its update takes ``rate``, a factor on the learning rate. Without a schedule the
-    momentum is replaced by an average of the weights (Defazio et al., The Road Less
-    Scheduled, 2024).
-    """
-    rates, free = learning_rate(config), config.schedule == "schedule-free"
-    scaling = optax.scale_by_learning_rate(rates)
-
-    def scale(updates: Any, state: Any, params: Any = None, *, rate: Any) -> Any:
-        updates, state = scaling.update(updates, state, params)
-        return jax.tree.map(lambda update: rate * update, updates), state
-
-    chain = optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.scale_by_amsgrad(b1=0.0) if free else optax.scale_by_amsgrad(),
-        optax.add_decayed_weights(config.weight_decay),
-        optax.GradientTransformationExtraArgs(scaling.init, scale),
-    )
-    return optax.contrib.schedule_free(chain, rates) if free else chain
 
 
 class Trainable(NamedTuple):
@@ -128,7 +80,7 @@ def build(
     learns: Any = 1.0
     if recipe.start.freeze == "trunk":
         learns = ravel_pytree(jax.tree.map(jnp.asarray, outputs_only(params)))[0]
-    optimizer, config = make_optimizer(recipe.optimizer), recipe.model
+    optimizer, config = make_optimizer(recipe.optimizer, unravel), recipe.model
     # a copy: the step donates its input, which must not be the average's buffer
     start = TrainState(
         jnp.zeros((), jnp.int32), flat, jnp.array(flat), optimizer.init(flat)

@@ -38,6 +38,7 @@ from physnet_training.train.evaluate import Predictions
 from physnet_training.train.gaps import GapSums
 from physnet_training.train.growth import GROWING, grown
 from physnet_training.train.guard import MOST_RETREATS, Diverged, Guard
+from physnet_training.train.optimizer import learning_rate
 from physnet_training.train.recipe import Recipe, recipe_from
 from physnet_training.train.split import SPLIT_FILE, Split, make_split
 from physnet_training.train.start import START_FOLDER, check_start, parameters_of_levels
@@ -455,7 +456,7 @@ class Trainer:
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of a step, with what the guard takes off."""
-        rate = step_module.learning_rate(self.recipe.optimizer)(step - 1)
+        rate = learning_rate(self.recipe.optimizer)(step - 1)
         return float(rate) * self.guard.rate
 
     def _slow_down(self) -> None:
