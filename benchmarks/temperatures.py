@@ -6,7 +6,7 @@ Replicas of one molecule: the mean temperature of each bath over the later four 
 of the run with its standard error over the replicas; how far the kinetic energy
 of an atom is at most from its share, which equipartition gives it, and the standard
 error of that; the drift of the conserved energy in NVE in both precisions. Lengths are
-options, and stand in what is written.
+options, and stand in what is written. With ``--ps 0`` the drift alone.
 """
 
 import argparse
@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.build import molecule
 from ase.io import read
 
 from physnet_ase import load_potential, simulate
+from physnet_ase.commands.structure_files import read_structure
 from physnet_ase.normal_modes import molecular_shape, rigid_motions
 from physnet_ase.velocities import degrees_of_freedom
 
@@ -77,24 +77,28 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="states-dft-small", help="path or name")
-    parser.add_argument("--molecule", default="H2CO", help="that ASE knows")
+    parser.add_argument("--molecule", default="H2CO", help="name, file, smiles:…")
     parser.add_argument("--replicas", type=int, default=16)
     parser.add_argument("--ps", type=float, default=100.0, help="of all replicas")
     parser.add_argument("--nve-ps", type=float, default=10.0, help="of one")
+    parser.add_argument("--timestep-fs", type=float, default=0.5)
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     warnings.simplefilter("ignore", UserWarning)
-    potential, atoms = load_potential(options.model), molecule(options.molecule)
-    timestep = 0.5
+    potential = load_potential(options.model)
+    atoms, timestep = read_structure(options.molecule, None, None), options.timestep_fs
     steps = max(int(1000.0 * options.ps / options.replicas / timestep), 10)
     report: dict[str, Any] = {
         "command": "python " + " ".join(["benchmarks/temperatures.py", *sys.argv[1:]]),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
         "model": options.model,
-        "molecule": options.molecule,
-        "replicas": options.replicas,
-        "ps_of_each": steps * timestep / 1000.0,
+        "molecule": f"{options.molecule}, {len(atoms)} atoms",
+        "timestep_fs": timestep,
     }
-    for bath in BATHS:
+    if options.ps:
+        report["replicas"] = options.replicas
+        report["ps_of_each"] = steps * timestep / 1000.0
+    for bath in BATHS if options.ps else ():
         with TemporaryDirectory() as folder:
             found = simulate.run(
                 atoms,
@@ -124,8 +128,8 @@ def main() -> None:
         report[name] = f"{run.drift:+.2g} over {options.nve_ps:g} ps"
     for key, value in report.items():
         print(f"{key:<32} {value}")
-    content = json.dumps(report, indent=2) + "\n"
-    Path(__file__).with_suffix(".json").write_text(content)
+    if options.json is not None:
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":
