@@ -14,6 +14,7 @@ besides, one charge and one multiplicity for both fragments, before anything is 
 import argparse
 import itertools
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -146,13 +147,12 @@ def main() -> None:
     parser.add_argument("models", nargs="+", help="model directories or names")
     parser.add_argument("--network", action="store_true", help="alone, besides")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--data", type=Path, default=Path("far_pairs_data"))
     options = parser.parse_args()
-    if not options.data.exists():
-        convert(LADDERS, options.data)
-    dataset = PackedDataset.open(options.data)
-    frames = frames_by_energy(find_ladders(dataset, np.arange(len(dataset))))
-    molecules = {name: frames[name][0].atoms() for name in MOLECULES}
+    with tempfile.TemporaryDirectory() as folder:
+        convert(LADDERS, Path(folder) / "ladders")
+        dataset = PackedDataset.open(Path(folder) / "ladders")
+        frames = frames_by_energy(find_ladders(dataset, np.arange(len(dataset))))
+        molecules = {name: frames[name][0].atoms() for name in MOLECULES}
     report = {}
     for model in options.models:
         for alone in (False, True)[: 1 + options.network]:

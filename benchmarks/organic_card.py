@@ -282,8 +282,8 @@ eight heavy atoms: neutral, cation, anion, triplet, radicals and closed-shell io
   random weights, {minutes} minutes on two CPU cores that did other work too; from
   `training/data/states_organic` and `states_dft` (ωB97X/def2-SVPD, the level it answers
   at, ωB97X/def2-SVP, and many labels of spin-polarised GFN2-xTB) and
-  `training/data/wb97m` (two more levels): {labels} labels. The last 94 labels of
-  `gaps_forces.npz`, of 32 molecules, came after it.
+  `training/data/wb97m` (two more levels): {labels} labels. The last 234 labels of
+  `gaps_forces.npz`, of 78 molecules, came after it.
 * {heads} heads, drawn at the end of the training: energies and gaps come with a
   standard deviation, which is no bound: see the table below.
 * Levels of theory: {levels}. `potential.level(NAME)` selects another one.
@@ -358,12 +358,12 @@ Mean absolute error {report[pa_mae]:.2f} eV (Hunter & Lias, J. Phys. Chem. Ref. 
 
 The network without vectors and with p-type messages only, trained by AMSGrad from
 nothing on the labels by DFT in several states alone, with more and more of the organic
-species; errors on the molecules that it never saw (`{learning[command]}`, before the
-recipe had Muon and the larger network):
+species; errors on the molecules that it never saw. Measured at commit 223b5d6, before
+the recipe had Muon and the larger network, by `{learning[command]}`:
 
 {learning[table]}
 
-One training each, before the last 68 molecules of `gaps_forces.npz`. At this length
+One training each, before the last 114 molecules of `gaps_forces.npz`. At this length
 twice the steps are worth more than twice the species for all but the electron affinity;
 what a long training would gain it does not say. How far the finished model is from its
 own labels stands in `benchmarks/README.md`.

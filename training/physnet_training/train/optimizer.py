@@ -90,7 +90,7 @@ def _by_muon(
         optax.contrib.scale_by_muon(
             beta=momentum, weight_dimension_numbers=_dimensions
         ),
-        _scaled_as_adam(),
+        optax.stateless_with_tree_map(_sized_as_adam),
     )
 
     def init(flat: jax.Array) -> Any:
@@ -108,11 +108,8 @@ def _dimensions(stacks: dict[str, jax.Array]) -> Any:
     return dict.fromkeys(stacks, _MATRIX)
 
 
-def _scaled_as_adam() -> optax.GradientTransformation:
-    def scaled(stack: jax.Array) -> jax.Array:
-        return RMS_OF_ADAM * max(stack.shape[1:]) ** 0.5 * stack
-
-    return optax.stateless_with_tree_map(lambda stack, _: scaled(stack))
+def _sized_as_adam(stack: jax.Array, _: Any) -> jax.Array:
+    return RMS_OF_ADAM * max(stack.shape[1:]) ** 0.5 * stack
 
 
 def _is_matrix(path: Iterable[Any]) -> bool:
