@@ -18,9 +18,16 @@ from physnet_training.train.run import train, with_overrides
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "training" / "recipes" / "demo.toml"
+MUON = {"kind": "muon", "learning_rate": 6e-3}
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "demo.toml": {},
     "conditioning = attention": {"model": {"conditioning": "attention"}},
+    "vector_features": {"model": {"vector_features": True}},
+    "Muon": {"optimizer": MUON},
+    "vector_features, Muon": {
+        "model": {"vector_features": True},
+        "optimizer": MUON,
+    },
     "max_degree = 0": {"model": {"max_degree": 0}},
     "max_degree = 1": {"model": {"max_degree": 1}},
     "PhysNet's loss weights": {

@@ -39,7 +39,9 @@ class ModelConfig(BaseModel):
     )
 
     vector_features: bool = Field(
-        False, description="atoms carry vectors, exchanged between blocks"
+        False,
+        description="atoms carry vectors (with max_degree = 2 tensors, too) between "
+        "blocks",
     )
 
     conditioning: Literal["attention", "embedding", "local"] = Field(

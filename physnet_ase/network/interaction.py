@@ -100,10 +100,12 @@ class InteractionBlock(nn.Module):
 
     The attention mask G g(r) of PhysNet weighs each neighbour's features. With
     ``max_degree`` p- and d-type messages are summed as vectors and tensors and
-    contracted to scalars, which tells angles apart within one block.
+    contracted to scalars, which tells angles apart within one block; with
+    ``vector_features`` they also stay on the atom.
     """
 
     config: ModelConfig
+    last: bool = False
 
     @nn.compact
     def __call__(
@@ -113,10 +115,15 @@ class InteractionBlock(nn.Module):
         directions: Float[Array, "pairs 3"],
         senders: Int[Array, " pairs"],
         receivers: Int[Array, " pairs"],
-        vectors: Float[Array, "atoms 3 features"] | None = None,
-    ) -> tuple[Float[Array, "atoms features"], Float[Array, "atoms 3 features"] | None]:
-        """Return features, and vectors, after one exchange with the neighbours."""
+        carried: Float[Array, "atoms components features"] | None = None,
+    ) -> tuple[
+        Float[Array, "atoms features"],
+        Float[Array, "atoms components features"] | None,
+    ]:
+        """Return features, and what has a direction, after one exchange."""
         size, degree = self.config.num_features, self.config.max_degree
+        if self.config.vector_features:  # what arrives stays on the atom instead
+            degree = 0
         gather_sum = partial(owner_sum, owner=receivers, count=features.shape[0])
         active = shifted_softplus(features)
         message = shifted_softplus(dense(size, "self")(active))
@@ -131,49 +138,124 @@ class InteractionBlock(nn.Module):
             left = dense(size, f"left_{index + 1}", use_bias=False)(summed)
             right = dense(size, f"right_{index + 1}", use_bias=False)(summed)
             message = message + jnp.sum(left * right, axis=1)
-        if vectors is not None:
-            vectors, scalars = VectorExchange(self.config, name="vectors")(
-                active, vectors, radial, directions, senders, receivers
+        if self.config.vector_features:
+            exchange = DirectionExchange(self.config, self.last, name="directions")
+            carried, scalars = exchange(
+                active, carried, radial, directions, senders, receivers
             )
             message = message + scalars
         for index in range(self.config.num_residual_interaction):
             message = ResidualBlock(name=f"residual_{index}")(message)
         gate = self.param("gate", nn.initializers.ones, (size,)).astype(features.dtype)
         features = gate * features + dense(size, "output")(shifted_softplus(message))
-        return features, vectors
+        return features, carried
 
 
-class VectorExchange(nn.Module):
-    """Vectors that atoms carry from block to block, as in PaiNN.
+class DirectionExchange(nn.Module):
+    """Vectors, and with ``max_degree = 2`` tensors, that atoms carry between blocks.
 
-    V_i ← V_i + Σ_j [G₁g(r_ij) ∘ W₁σ(x_j)] r̂_ij + [G₂g(r_ij) ∘ W₂σ(x_j)] ∘ V_j, times
-    a gate of the atom; ⟨A V_i, B V_i⟩ goes to the scalars (Schütt, Unke & Gastegger,
-    ICML 2021). A vector that has passed through a neighbour tells the directions of
-    bonds against each other, torsions included.
+    As in PaiNN (Schütt, Unke & Gastegger, ICML 2021), for the p- and the d-type set
+    x of an atom alike: x_i ← x_i + Σ_j [G₁g(r_ij) ∘ W₁σ(f_j)] Y(r̂_ij) + [G₂g(r_ij) ∘
+    W₂σ(f_j)] ∘ x_j. What has passed through a neighbour tells the directions of bonds
+    against each other, torsions included. Then the atom mixes its sets, weighed by
+    gates: x ← g₁ ∘ x + g₂ ∘ Bx, and, as tensor products do (Batzner et al., Nat.
+    Commun. 2022, 13, 2453), vectors turned by tensors and tensors made of vectors are
+    added. The invariants Σ Ax ∘ Bx go to the gates and to the scalars.
     """
 
     config: ModelConfig
+    last: bool = False
 
     @nn.compact
     def __call__(
         self,
         active: Float[Array, "atoms features"],
-        vectors: Float[Array, "atoms 3 features"],
+        carried: Float[Array, "atoms components features"] | None,
         radial: Float[Array, "pairs radial"],
         directions: Float[Array, "pairs 3"],
         senders: Int[Array, " pairs"],
         receivers: Int[Array, " pairs"],
-    ) -> tuple[Float[Array, "atoms 3 features"], Float[Array, "atoms features"]]:
-        """Return the new vectors, and what they add to the atoms' messages."""
-        size = self.config.num_features
-        masks = dense(2 * size, "mask", use_bias=False)(radial)
-        sent = shifted_softplus(dense(2 * size, "neighbor")(active))
-        new, passed = jnp.split(masks * sent[senders], 2, axis=1)
-        arriving = directions[:, :, None] * new[:, None, :]
-        arriving = arriving + passed[:, None, :] * vectors[senders]
+    ) -> tuple[
+        Float[Array, "atoms components features"] | None,
+        Float[Array, "atoms features"],
+    ]:
+        """Return what atoms carry on, and what it adds to their messages."""
+        size, degree = self.config.num_features, max(self.config.max_degree, 1)
+        columns = size if carried is None else 2 * size
+        masks = dense(columns, "mask", use_bias=False)(radial)
+        sent = shifted_softplus(dense(columns, "neighbor")(active))
+        weights = (masks * sent[senders])[:, None, :]
+        sets = jnp.concatenate(degree_components(directions, degree), axis=1)
+        arriving = sets[:, :, None] * weights[:, :, :size]
+        if carried is not None:
+            arriving = arriving + weights[:, :, size:] * carried[senders]
         summed = owner_sum(arriving, receivers, active.shape[0])
-        gate = jax.nn.sigmoid(dense(size, "gate")(active))
-        vectors = (vectors + summed) * gate[:, None, :]
-        left = dense(size, "left", use_bias=False)(vectors)
-        right = dense(size, "right", use_bias=False)(vectors)
-        return vectors, jnp.sum(left * right, axis=1)
+        carried = summed if carried is None else carried + summed
+        kept = jnp.split(carried, [3], axis=1)[:degree]
+        left = [
+            dense(size, f"left_{index + 1}", use_bias=False)(x)
+            for index, x in enumerate(kept)
+        ]
+        right = [
+            dense(size, f"right_{index + 1}", use_bias=False)(x)
+            for index, x in enumerate(kept)
+        ]
+        invariants = sum(
+            jnp.sum(a * b, axis=1) for a, b in zip(left, right, strict=True)
+        )
+        if self.last:
+            return None, invariants
+        hidden = dense(size, "gate")(active)
+        hidden = hidden + dense(size, "gate_invariants", use_bias=False)(invariants)
+        gates = dense((4 * degree - 2) * size, "gates")(shifted_softplus(hidden))
+        # bounded: products of what is carried are its squares, no higher powers
+        gates = jnp.split(jnp.tanh(gates)[:, None, :], 4 * degree - 2, axis=2)
+        mixed = [
+            0.5 * (1.0 + gates[2 * index]) * x + gates[2 * index + 1] * b
+            for index, (x, b) in enumerate(zip(kept, right, strict=True))
+        ]
+        if degree == 2:
+            mixed[0] = mixed[0] + gates[4] * tensor_times_vector(right[1], left[0])
+            mixed[1] = mixed[1] + gates[5] * tensor_of_vectors(left[0], right[0])
+        return jnp.concatenate(mixed, axis=1), invariants
+
+
+def tensor_times_vector(
+    tensor: Float[Array, "n 5 *features"], vector: Float[Array, "n 3 *features"]
+) -> Float[Array, "n 3 *features"]:
+    """The vector T v, where T is the traceless matrix of a d-type set.
+
+    Components as in :func:`degree_components`; for the set Y of a unit vector r̂ it is
+    (3/2 r̂ r̂ᵀ - 1/2) v.
+    """
+    half = 0.5 * 3.0**0.5
+    xy, yz, xz, zz, rest = (tensor[:, m] for m in range(5))
+    x, y, z = (vector[:, m] for m in range(3))
+    return jnp.stack(
+        [
+            (half * rest - 0.5 * zz) * x + half * (xy * y + xz * z),
+            half * (xy * x + yz * z) - (half * rest + 0.5 * zz) * y,
+            half * (xz * x + yz * y) + zz * z,
+        ],
+        axis=1,
+    )
+
+
+def tensor_of_vectors(
+    left: Float[Array, "n 3 *features"], right: Float[Array, "n 3 *features"]
+) -> Float[Array, "n 5 *features"]:
+    """The d-type set of two vectors; of twice the same unit vector, its harmonics."""
+    half = 0.5 * 3.0**0.5
+    (a, b, c), (x, y, z) = (
+        [vectors[:, m] for m in range(3)] for vectors in (left, right)
+    )
+    return jnp.stack(
+        [
+            half * (a * y + b * x),
+            half * (b * z + c * y),
+            half * (a * z + c * x),
+            c * z - 0.5 * (a * x + b * y),
+            half * (a * x - b * y),
+        ],
+        axis=1,
+    )

@@ -98,10 +98,7 @@ class PhysNet(nn.Module):
         total = jnp.zeros((features.shape[0], outputs), dtype)
         apart = jnp.zeros((features.shape[0], config.num_heads, outputs), dtype)
         penalty = jnp.zeros(features.shape[0], dtype)
-        vectors = None
-        if config.vector_features:
-            vectors = jnp.zeros((features.shape[0], 3, config.num_features), dtype)
-        previous = shares = None
+        carried = previous = shares = None
         for block in range(config.num_blocks):
             if config.conditioning != "local":
                 conditioning = StateConditioning(config, name=f"state_{block}")
@@ -111,8 +108,10 @@ class PhysNet(nn.Module):
                 # far fragments could not be told apart, and both would become ions.
                 conditioned = LocalConditioning(config, name=f"state_{block}")
                 features, shares = conditioned(features, graph)
-            features, vectors = InteractionBlock(config, name=f"interaction_{block}")(
-                features, radial, directions, graph.senders, graph.receivers, vectors
+            last = block == config.num_blocks - 1
+            interaction = InteractionBlock(config, last, name=f"interaction_{block}")
+            features, carried = interaction(
+                features, radial, directions, graph.senders, graph.receivers, carried
             )
             for index in range(config.num_residual_atomic):
                 features = ResidualBlock(name=f"atomic_{block}_{index}")(features)

@@ -10,7 +10,12 @@ from physnet_ase.config import ModelConfig
 from physnet_ase.graph import build_graph, centred
 from physnet_ase.molecules import Molecules
 from physnet_ase.neighbors import find_pairs
-from physnet_ase.network.interaction import degree_components, shifted_softplus
+from physnet_ase.network.interaction import (
+    degree_components,
+    shifted_softplus,
+    tensor_of_vectors,
+    tensor_times_vector,
+)
 from physnet_ase.network.radial import RadialBasis, initial_centers, smooth_cutoff
 from physnet_ase.state import ElectronicState
 from physnet_ase.untrained import untrained_potential
@@ -89,6 +94,16 @@ def test_components_of_each_degree_follow_the_addition_theorem(rng):
     np.testing.assert_allclose(d @ d.T, 1.5 * cosine**2 - 0.5, atol=1e-6)
     assert len(degree_components(jnp.asarray(vectors, jnp.float32), 1)) == 1
     assert degree_components(jnp.asarray(vectors, jnp.float32), 0) == []
+
+
+def test_products_of_vectors_and_tensors_are_those_of_matrices(rng):
+    unit, other = jnp.asarray(rng.normal(size=(2, 20, 3)), jnp.float32)
+    unit = unit / jnp.linalg.norm(unit, axis=1, keepdims=True)
+    p, d = degree_components(unit, 2)
+    np.testing.assert_allclose(tensor_of_vectors(p, p), d, atol=1e-6)
+    along = jnp.sum(unit * other, axis=1, keepdims=True) * unit
+    turned = tensor_times_vector(d, other)
+    np.testing.assert_allclose(turned, 1.5 * along - 0.5 * other, atol=1e-6)
 
 
 @pytest.mark.parametrize(("max_degree", "sees"), [(0, False), (1, True), (2, True)])

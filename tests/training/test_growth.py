@@ -45,12 +45,23 @@ def test_every_growing_part_is_tried() -> None:
     assert set(LARGER) == set(GROWING)
 
 
+@pytest.mark.parametrize(
+    ("there", "larger"),
+    [
+        ({}, LARGER),
+        (
+            {"max_degree": 1, "vector_features": True, "num_blocks": 2},
+            {"max_degree": 2},
+        ),
+    ],
+)
 def test_a_grown_network_computes_the_same_and_learns_with_all_of_it(
-    data: Path, tmp_path: Path
+    there: dict[str, Any], larger: dict[str, Any], data: Path, tmp_path: Path
 ) -> None:
-    small = untrained_potential(TINY, elements=(1, 8), states=TINY_STATES)
+    config = TINY.model_copy(update=there)
+    small = untrained_potential(config, elements=(1, 8), states=TINY_STATES)
     small.save(tmp_path / "old")
-    recipe = load_recipe(write_recipe(tmp_path, LARGER))
+    recipe = load_recipe(write_recipe(tmp_path, larger))
     dataset = PackedDataset.open(data)
     trainer = prepare(recipe, dataset, tmp_path / "run")
     grown = trainer.potential()
@@ -60,11 +71,11 @@ def test_a_grown_network_computes_the_same_and_learns_with_all_of_it(
         np.testing.assert_allclose(after.forces, before.forces, atol=2e-5)
     new = flatten_dict(grown.params)
     old = flatten_dict(small.params)
-    larger = [p for p in new if p not in old or new[p].shape != old[p].shape]
-    assert larger
+    added = [p for p in new if p not in old or new[p].shape != old[p].shape]
+    assert added
     trainer.run()
     learned = flatten_dict(trainer.potential().params)
-    for path in larger:
+    for path in added:
         assert np.abs(learned[path] - new[path]).max() > 0, path
 
 
@@ -73,7 +84,8 @@ def test_a_grown_network_computes_the_same_and_learns_with_all_of_it(
     [
         ({"num_features": TINY.num_features * 2}, "", "only max_degree, .* may grow"),
         ({"max_degree": 0}, "", r"model\.max_degree is 1 in .* and 0"),
-        ({"vector_features": True}, "freeze = 'trunk'", "leave one of the two out"),
+        ({"vector_features": True}, "", r"vector_features is False .* max_degree = 0"),
+        ({"max_degree": 2}, "freeze = 'trunk'", "leave one of the two out"),
     ],
 )
 def test_what_cannot_grow_is_refused(

@@ -186,6 +186,8 @@ def test_suggested_recipe_suits_the_data(
     assert recipe.model.charge_range == (-1, 1)
     assert recipe.model.spin_range == (1, 4)
     assert recipe.model.spin_populations
+    assert recipe.model.vector_features
+    assert recipe.optimizer.kind == "muon"
     assert recipe.optimizer.steps == 10_000  # 85 % of 2 minutes
     assert recipe.optimizer.batch_size == 16
     assert recipe.loss.weight("forces") == 10.0

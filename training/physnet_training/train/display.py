@@ -1,6 +1,7 @@
 """What a training shows in the terminal: a progress bar and tables of errors."""
 
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,8 @@ from rich.progress import (
 from rich.table import Table
 
 from physnet_training.train.trainer import TrainingProgress
+
+LINE_EVERY = 60.0  # s, between lines where there is no terminal
 
 
 class _Printing(logging.Handler):
@@ -51,8 +54,8 @@ def stages_shown(console: Console) -> Iterator[None]:
 class TrainingBar:
     """A progress bar with the latest loss and validation errors; a context manager.
 
-    Without a terminal it prints one line per validation instead, so that a log file
-    stays readable.
+    Without a terminal it prints one line per validation and minute instead, so that a
+    log file stays readable and says that it goes on.
     """
 
     def __init__(self, console: Console, steps: int) -> None:
@@ -69,6 +72,7 @@ class TrainingBar:
         )
         self._task = self._bar.add_task("train", total=steps, note="compiling…")
         self._errors = ""
+        self._printed = time.monotonic()
 
     def __enter__(self) -> "TrainingBar":
         if not self._console.is_terminal:
@@ -83,12 +87,16 @@ class TrainingBar:
         """Show one report of the trainer."""
         if progress.validation is not None:
             self._errors = _short(progress.validation)
-            if not self._console.is_terminal:
-                done = f"step {progress.step}/{progress.steps}"
-                self._console.print(
-                    f"{done}  {progress.seconds:.0f} s  loss {progress.loss:.4g}  "
-                    f"{self._errors}"
-                )
+        due = time.monotonic() - self._printed > LINE_EVERY
+        if not self._console.is_terminal and (progress.validation is not None or due):
+            self._printed = time.monotonic()
+            left = progress.seconds * (progress.steps / progress.step - 1.0)
+            self._console.print(
+                f"step {progress.step}/{progress.steps}  {progress.seconds:.0f} s, "
+                f"{left:.0f} s left  loss {progress.loss:.4g}  {self._errors}",
+                highlight=False,
+                soft_wrap=True,
+            )
         note = f"loss {progress.loss:.3g}  {self._errors}"
         self._bar.update(self._task, completed=progress.step, note=note)
 

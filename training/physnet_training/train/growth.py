@@ -24,9 +24,11 @@ GROWING = (
 """What a recipe may ask more of than its ``start.model`` has."""
 
 
-def may_grow(key: str, there: Any, wanted: Any) -> bool:
-    """Whether a network whose ``key`` is ``there`` can become one with ``wanted``."""
-    return key in GROWING and bool(wanted > there)
+def may_grow(key: str, there: ModelConfig, wanted: ModelConfig) -> bool:
+    """Whether ``key`` can grow from one network's to the other's."""
+    if key == "vector_features" and there.max_degree > 0:
+        return False  # what its blocks contract would go on to the next ones
+    return key in GROWING and bool(getattr(wanted, key) > getattr(there, key))
 
 
 def grown(params: Any, config: ModelConfig, graph: Graph, seed: int) -> Any:

@@ -65,13 +65,14 @@ def with_architecture(content: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _check_same(there: ModelConfig, wanted: ModelConfig, name: str) -> None:
+    old = there.model_dump(mode="json")
     for key, value in wanted.model_dump(mode="json").items():
-        other = there.model_dump(mode="json")[key]
-        if value != other and not may_grow(key, other, value):
+        if value != old[key] and not may_grow(key, there, wanted):
             raise ValueError(
-                f"model.{key} is {other} in {name} and {value} in the recipe; a "
+                f"model.{key} is {old[key]} in {name} and {value} in the recipe; a "
                 "checkpoint brings its architecture with it, leave it out of [model]; "
-                f"only {', '.join(GROWING)} may grow"
+                f"only {', '.join(GROWING)} may grow, vector_features of a network "
+                "with max_degree = 0 alone"
             )
 
 

@@ -23,11 +23,12 @@ from physnet_training.train.trainer import Trainer
 _KEYS = (
     *("name", "data.sources", "data.assume_multiplicity"),
     *("model.num_features", "model.num_blocks", "model.cutoff", "model.max_degree"),
+    "model.vector_features",
     *("model.conditioning", "model.charge_range", "model.spin_range"),
     *("model.electrostatics", "model.spin_populations"),
     *("split.kind", "split.train_fraction", "split.holdout_groups"),
-    *("optimizer.steps", "optimizer.batch_size", "optimizer.schedule"),
-    "optimizer.accumulate",
+    *("optimizer.steps", "optimizer.batch_size", "optimizer.accumulate"),
+    *("optimizer.kind", "optimizer.schedule"),
     *("optimizer.learning_rate", "optimizer.warmup_steps"),
     "optimizer.validate_every",
 )
@@ -41,6 +42,8 @@ _MOST_EPOCHS = 4000
 _REST = 0.85  # of the time is for steps; compiling, validating and saving need some
 _EPOCHS, _FINETUNE_STEPS = 200, (1_000, 20_000)
 """Of a fine-tuning: passes over the data, and bounds of its steps."""
+_RATE = 6e-3
+"""From scratch with Muon; see benchmarks/optimizers.py."""
 _FINETUNE_RATES = {"nothing": 5e-4, "trunk": 3e-3}
 """By what is frozen; measured with benchmarks/finetune.py, heads alone bear more."""
 _SAMPLE = 2000  # molecules looked at for their extent
@@ -79,6 +82,7 @@ def suggest(dataset: PackedDataset, seconds_per_step: float, minutes: float) -> 
         },
         "model": {
             "preset": _PRESET,
+            "vector_features": True,
             # a molecule that is smaller has no use for more
             "cutoff": min(cutoff, max(np.ceil(_extent(dataset)), 3.0)),
             "charge_range": [min(charges[0], 0), max(charges[-1], 0)],
@@ -88,7 +92,13 @@ def suggest(dataset: PackedDataset, seconds_per_step: float, minutes: float) -> 
         },
         "split": _split(dataset),
         "loss": _loss(dataset),
-        "optimizer": {"batch_size": batch, "schedule": "wsd", **_lengths(steps)},
+        "optimizer": {
+            "batch_size": batch,
+            "kind": "muon",
+            "learning_rate": _RATE,
+            "schedule": "wsd",
+            **_lengths(steps),
+        },
     }
     return recipe_from(content, "the suggested recipe")
 
