@@ -282,8 +282,7 @@ eight heavy atoms: neutral, cation, anion, triplet, radicals and closed-shell io
   random weights, {minutes} minutes on two CPU cores that did other work too; from
   `training/data/states_organic` and `states_dft` (ωB97X/def2-SVPD, the level it answers
   at, ωB97X/def2-SVP, and many labels of spin-polarised GFN2-xTB) and
-  `training/data/wb97m` (two more levels): {labels} labels. The last 234 labels of
-  `gaps_forces.npz`, of 78 molecules, came after it.
+  `training/data/wb97m` (two more levels): {labels} labels.
 * {heads} heads, drawn at the end of the training: energies and gaps come with a
   standard deviation, which is no bound: see the table below.
 * Levels of theory: {levels}. `potential.level(NAME)` selects another one.

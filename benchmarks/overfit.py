@@ -68,8 +68,9 @@ def main() -> None:
                     "huber_delta": 0.05,
                 },
                 "optimizer": {
+                    "kind": "muon",
                     "steps": options.steps,
-                    "learning_rate": 2e-3,
+                    "learning_rate": 6e-3,
                     "batch_size": len(rows),
                     "validate_every": 3000,
                 },
