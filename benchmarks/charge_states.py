@@ -110,8 +110,7 @@ def content(case: str, steps: int) -> dict[str, Any]:
         "optimizer": {
             "steps": steps,
             "batch_size": 32 if case != "chains" else 4,
-            "kind": "muon",
-            "learning_rate": 6e-3,
+            "learning_rate": 1e-3,
             "warmup_steps": 200,
             "validate_every": steps // 10,
         },
@@ -183,7 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("case", choices=FILES)
     parser.add_argument("--folder", type=Path, required=True, help="of the files")
-    parser.add_argument("--steps", type=int, default=5_000)
+    parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     options = parser.parse_args()
     known = json.loads(RESULT.read_text()) if RESULT.is_file() else {}

@@ -46,7 +46,7 @@ def chosen_rows(dataset: PackedDataset, frame: int) -> np.ndarray:
 def main() -> None:
     """Train, evaluate, print, and write the result next to this script."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=10000)
+    parser.add_argument("--steps", type=int, default=6000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         packed = Path(folder) / "ladders"
