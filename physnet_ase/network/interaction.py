@@ -201,7 +201,8 @@ class DirectionExchange(nn.Module):
             for index, x in enumerate(kept)
         ]
         invariants = sum(
-            jnp.sum(a * b, axis=1) for a, b in zip(left, right, strict=True)
+            (jnp.sum(a * b, axis=1) for a, b in zip(left, right, strict=True)),
+            start=jnp.zeros_like(active),
         )
         if self.last:
             return None, invariants

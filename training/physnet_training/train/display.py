@@ -91,9 +91,12 @@ class TrainingBar:
         if not self._console.is_terminal and (progress.validation is not None or due):
             self._printed = time.monotonic()
             left = progress.seconds * (progress.steps / progress.step - 1.0)
-            self._console.print(
+            line = (
                 f"step {progress.step}/{progress.steps}  {progress.seconds:.0f} s, "
-                f"{left:.0f} s left  loss {progress.loss:.4g}  {self._errors}",
+                f"{left:.0f} s left  loss {progress.loss:.4g}  {self._errors}"
+            )
+            self._console.print(
+                line.rstrip(),  # no errors before the first validation
                 highlight=False,
                 soft_wrap=True,
             )
