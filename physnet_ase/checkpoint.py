@@ -275,6 +275,12 @@ def _validated(content: dict[str, Any], file: Path) -> ModelMetadata:
         raise ValueError(f"{file}: key {key!r}: {first['msg']}") from error
 
 
+_MISFIT = (
+    "; the two files are of different models, or were written by a version of the "
+    "package with another network: copy the directory again, or train anew"
+)
+
+
 def _read_weights(file: Path, config: ModelConfig) -> Params:
     _check_present(file)
     try:
@@ -286,16 +292,18 @@ def _read_weights(file: Path, config: ModelConfig) -> Params:
     expected = parameter_shapes(config)
     for key in sorted(expected.keys() | stored.keys()):
         if key not in stored:
-            raise ValueError(f"{file} lacks weight {key!r} of shape {expected[key]}")
+            raise ValueError(
+                f"{file} lacks weight {key!r} of shape {expected[key]}{_MISFIT}"
+            )
         if key not in expected:
             raise ValueError(
                 f"{file} holds weight {key!r} of shape {stored[key].shape}, which the "
-                f"configuration in {MODEL_FILE} does not have"
+                f"configuration in {MODEL_FILE} does not have{_MISFIT}"
             )
         if stored[key].shape != expected[key]:
             raise ValueError(
                 f"{file}: weight {key!r} has shape {stored[key].shape}, the "
-                f"configuration in {MODEL_FILE} needs {expected[key]}"
+                f"configuration in {MODEL_FILE} needs {expected[key]}{_MISFIT}"
             )
         if stored[key].dtype.kind != "f":
             raise ValueError(

@@ -112,7 +112,7 @@ def rotamer(angle):
 def test_vectors_tell_a_torsion_when_the_hydrogens_do_not_see_each_other():
     # H–O–O–H: with a cutoff between the longest bond path and the closest H···H only
     # what passes through the oxygens can know the angle between the two planes.
-    sizes = {"num_features": 8, "num_radial": 8, "num_blocks": 3, "cutoff": 2.05}
+    sizes = {"num_features": 8, "num_radial": 8, "num_blocks": 3, "cutoff": 2.3}
     energies = {}
     for vectors in (False, True):
         config = ModelConfig(electrostatics=False, vector_features=vectors, **sizes)
@@ -121,4 +121,4 @@ def test_vectors_tell_a_torsion_when_the_hydrogens_do_not_see_each_other():
         assert min(a.get_distance(2, 3) for a in atoms) > config.cutoff
         energies[vectors] = [r.energy for r in model.evaluate(atoms)]
     assert np.ptp(energies[False]) < 1e-12
-    assert np.ptp(energies[True]) > 1e-8
+    assert np.ptp(energies[True]) > 1e-6

@@ -43,7 +43,7 @@ _REST = 0.85  # of the time is for steps; compiling, validating and saving need 
 _EPOCHS, _FINETUNE_STEPS = 200, (1_000, 20_000)
 """Of a fine-tuning: passes over the data, and bounds of its steps."""
 _RATE = 6e-3
-"""From scratch with Muon; see benchmarks/optimizers.py."""
+"""From scratch with Muon, as in recipes/states_organic.toml."""
 _FINETUNE_RATES = {"nothing": 5e-4, "trunk": 3e-3}
 """By what is frozen; measured with benchmarks/finetune.py, heads alone bear more."""
 _SAMPLE = 2000  # molecules looked at for their extent
